@@ -118,7 +118,9 @@ def test_prose_has_no_html_and_no_links_to_headings(cell):
 
 def test_readme_gives_the_figures_of_the_notebook():
     table = README.split("| in the committed run |")[1].split("\n\n")[0]
-    figures = re.findall(r"\d[\d.]*%?", " ".join(row.split("|")[2] for row in table.split("\n")[2:]))
+    figures = re.findall(
+        r"\d[\d.]*%?", " ".join(row.split("|")[2] for row in table.split("\n")[2:])
+    )
     assert len(figures) == 7
     for figure in figures:
         assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", printed()), figure
