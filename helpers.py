@@ -380,7 +380,7 @@ def plot_predictions(
         )
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(9, 1.2 * rows + 0.35))
-    grid = figure.add_gridspec(rows, 2 * columns, width_ratios=[1.15, 1] * columns)
+    grid = figure.add_gridspec(rows, 2 * columns, width_ratios=[1.1, 1] * columns)
     for i, (image, p, label) in enumerate(zip(images, probabilities, labels)):
         row, column = divmod(i, columns)
         guess = p.argmax()
@@ -394,7 +394,7 @@ def plot_predictions(
         axes.barh(range(10), p, color=colours)
         for k in {guess, label}:
             axes.text(p[k] + 0.05, k, f"{p[k]:.1%}", fontsize=7, va="center", color=colours[k])
-        axes.set(xlim=(0, 1.6), ylim=(9.6, -0.6), xticks=[], yticks=range(10))
+        axes.set(xlim=(0, 1.9), ylim=(9.6, -0.6), xticks=[], yticks=range(10))
         axes.tick_params(labelsize=6.5, length=0, pad=2)
         axes.spines[["top", "bottom", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=12)
@@ -409,19 +409,18 @@ def plot_times(parts: dict[str, float], products: float) -> None:
         parts: milliseconds of each part.
         products: milliseconds of the matrix products alone.
     """
-    figure = Figure(figsize=(9, 1.9))
+    figure = Figure(figsize=(9, 2.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.barh("products\nalone", products, color="0.6")
+    axes.barh("products alone", products, color="0.6")
     axes.text(products / 2, 0, f"{products:.2f}", ha="center", va="center")
     start = 0.0
     for (name, milliseconds), colour in zip(parts.items(), ("0.85", TRAINING, VALIDATION, RIGHT)):
-        axes.barh("whole\nstep", milliseconds, left=start, color=colour, label=name)
+        axes.barh("whole step", milliseconds, left=start, color=colour, label=name)
         if milliseconds > 0.04 * sum(parts.values()):
             axes.text(start + milliseconds / 2, 1, f"{milliseconds:.2f}", ha="center", va="center")
         start += milliseconds
     axes.set(title="Where the time of a step goes", xlabel="milliseconds", ylim=(-0.5, 1.5))
-    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.45))
-    figure.tight_layout()
+    figure.legend(frameon=False, ncols=4, loc="outside lower center")
     texts = ", ".join(f"{name} {milliseconds:.2f}" for name, milliseconds in parts.items())
     show(figure, f"Milliseconds of a training step: {texts}; matrix products alone {products:.2f}.")
 
@@ -532,7 +531,7 @@ def with_change(function: Callable, old: str, new: str) -> Callable:
             "there once: quote a piece exactly, and enough of it to be the only one."
         )
     source = source.replace(old, new)
-    name = f"<{function.__name__} with {new!r}>"
+    name = f"<{function.__name__} with {new!r} for {old!r}>"
     linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
     namespace: dict = {}
     exec(compile(source, name, "exec"), function.__globals__, namespace)  # noqa: S102, our own source

@@ -62,12 +62,21 @@ def ratio(seconds, name, other):
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[other]))
 
 
+def compared(seconds, name):
+    """The ratios of `name` to PyTorch and to the matrix products alone, as text."""
+    torch, products = (
+        ratio(seconds, name, other) for other in ("PyTorch", "matrix products alone")
+    )
+    return f"{torch:.2f} × PyTorch, {products:.2f} × products"
+
+
 def load():
     """The notebook's functions and its 50,000 training images as it prepares them."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     start = time.perf_counter()
-    import helpers
     from conftest import definitions
+
+    import helpers
 
     imported = time.perf_counter()
     images, labels, *_ = helpers.load_mnist(ROOT / "data")
@@ -224,15 +233,7 @@ def main():
     epochs = in_turns(candidates, rounds)
     show(
         f"An epoch of {IMAGES:,} images in batches of {BATCH}, seconds",
-        [
-            (
-                name,
-                seconds,
-                f"{ratio(epochs, name, 'PyTorch'):.2f} × PyTorch, "
-                f"{ratio(epochs, name, 'matrix products alone'):.2f} × products",
-            )
-            for name, seconds in epochs.items()
-        ],
+        [(name, seconds, compared(epochs, name)) for name, seconds in epochs.items()],
     )
 
     params, rows = fresh(), {}
@@ -269,15 +270,7 @@ def main():
     single = one_thread(max(1, rounds // 2))
     show(
         "On one thread, seconds",
-        [
-            (
-                name,
-                seconds,
-                f"{ratio(single, name, 'PyTorch'):.2f} × PyTorch, "
-                f"{ratio(single, name, 'matrix products alone'):.2f} × products",
-            )
-            for name, seconds in single.items()
-        ],
+        [(name, seconds, compared(single, name)) for name, seconds in single.items()],
     )
 
     if before:

@@ -604,7 +604,7 @@ MISTAKES = {  # for each test, mistakes that it has to catch: (piece of the defi
         ),
     },
     test_a_training_that_diverges_says_so_and_in_which_epoch: {
-        "divergence not noticed": ("if not np.isfinite(train_loss)", "if train_loss == np.inf"),
+        "divergence not noticed": ("if not np.isfinite(train_loss + val_loss)", "if False"),
         "divergence with NumPy's warnings": ('np.errstate(all="ignore")', "np.errstate()"),
         "epoch of the divergence counted from 0": ("epoch {epoch + 1}", "epoch {epoch}"),
     },
