@@ -240,9 +240,8 @@ def test_the_archives_alone_are_enough(raw, whole):
     assert contents(raw) == contents(whole)
 
 
-@each_fault
-def test_archives_are_not_needed_once_they_are_unpacked(raw, whole, fault):
-    for archive in ARCHIVES:
+def test_archives_are_not_needed_once_they_are_unpacked(raw, whole):
+    for archive, fault in zip(ARCHIVES, FAULTS):
         spoil(raw / archive, fault, whole)
     before = contents(raw)
     load(raw)
@@ -294,18 +293,15 @@ def test_everything_is_downloaded_into_an_empty_folder(raw, whole, mirror, monke
     assert contents(raw) == contents(whole)
 
 
-each_mirror = pytest.mark.parametrize(
-    "fault, reason",
-    [
-        ("without-the-file", "HTTP Error 404: Not Found"),
-        ("without-manners", "Who are you"),
-        ("with-another-file", "File not found or corrupted"),
-        ("that-breaks-off", r"File not found or corrupted|IncompleteRead\(.*\)"),
-    ],
-)
+BAD_MIRRORS = {
+    "without-the-file": "HTTP Error 404: Not Found",
+    "without-manners": "Who are you",
+    "with-another-file": "File not found or corrupted",
+    "that-breaks-off": r"File not found or corrupted|IncompleteRead\(.*\)",
+}
 
 
-@each_mirror
+@pytest.mark.parametrize("fault, reason", BAD_MIRRORS.items())
 def test_a_bad_mirror_does_no_harm(raw, whole, mirror, monkeypatch, fault, reason):
     archive = "t10k-labels-idx1-ubyte.gz"
     monkeypatch.setattr(MNIST, "mirrors", [f"{mirror}{fault}/"])
@@ -314,11 +310,10 @@ def test_a_bad_mirror_does_no_harm(raw, whole, mirror, monkeypatch, fault, reaso
     assert re.search(rf"\({reason}\): put the original", refused(raw))
 
 
-@each_mirror
-def test_after_a_bad_mirror_comes_the_next(raw, whole, mirror, monkeypatch, fault, reason):
+def test_after_a_bad_mirror_comes_the_next(raw, whole, mirror, monkeypatch):
     archive = "t10k-labels-idx1-ubyte.gz"
-    mirrors = [*MNIST.mirrors, f"{mirror}{fault}/", f"{mirror}whole/"]
-    monkeypatch.setattr(MNIST, "mirrors", mirrors)
+    bad = [*MNIST.mirrors, *(f"{mirror}{fault}/" for fault in BAD_MIRRORS)]
+    monkeypatch.setattr(MNIST, "mirrors", [*bad, f"{mirror}whole/"])
     (raw / archive).unlink()
     unpacked(raw, archive).unlink()
     load(raw)
@@ -343,7 +338,7 @@ def test_a_read_only_folder_is_named_if_something_is_to_be_unpacked(raw, whole, 
 
 
 @needs_posix
-@each_fault
+@pytest.mark.parametrize("fault", ["missing", "cut short"])
 def test_a_damaged_archive_in_a_read_only_folder_is_named(raw, whole, mirror, monkeypatch, fault):
     archive = "t10k-labels-idx1-ubyte.gz"
     monkeypatch.setattr(MNIST, "mirrors", [f"{mirror}whole/"])
@@ -358,9 +353,8 @@ def test_a_damaged_archive_in_a_read_only_folder_is_named(raw, whole, mirror, mo
 
 
 @failures
-@pytest.mark.parametrize("fault", ["missing", "cut short"])
-def test_nothing_is_lost_if_unpacking_fails_half_way(raw, whole, how, fault):
-    spoil(raw / "train-labels-idx1-ubyte", fault, whole)
+def test_nothing_is_lost_if_unpacking_fails_half_way(raw, whole, how):
+    spoil(raw / "train-labels-idx1-ubyte", "cut short", whole)
     (raw / "t10k-labels-idx1-ubyte").unlink()
     with writing_fails(how, torchvision.datasets.utils):
         text = refused(raw)
