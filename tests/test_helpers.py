@@ -678,7 +678,7 @@ x_train, x_val = scale(images[:2000], pixel_mean, pixel_std), scale(images[2000:
 y_train, y_val = labels[:2000], labels[2000:3000]
 """
 LATER = ("curves", "save", "test")
-FIGURES = ("samples", "confusion", "worst", "inside")
+FIGURES = ("samples", "inside")
 
 
 class Kernel:
