@@ -3,25 +3,36 @@
 No network mathematics stands here; every formula and its code are in mnist_from_scratch.ipynb.
 """
 
+import base64
+import html
 import inspect
 import io
 import linecache
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.client import HTTPException
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from IPython import get_ipython
 from IPython.display import DisplayHandle, Image, display
+from ipywidgets import HTML, Button, HBox, VBox
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFilter, ImageOps
 from torchvision.datasets import MNIST
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
 Params = list[tuple[np.ndarray, np.ndarray]]
+Picture = str | Path | np.ndarray
+Point = tuple[float, float]  # x to the right and y down, in pixels of the pad
+Predict = Callable[[np.ndarray], np.ndarray]  # probabilities (10,) from (28, 28) bytes
 
 # MD5 sums of the four files once unpacked. torchvision knows those of the archives and checks
 # them, but it reads an unpacked file, whole or not, without a check.
@@ -36,6 +47,38 @@ UNPACKED_MD5 = {
 TRAINING, VALIDATION, RIGHT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#009E73", "#CC3311", "#555555"
 
 SECONDS_BETWEEN_DRAWINGS = 3  # drawing the curves takes a fifth of a second
+
+# Preparing a picture: pixels, but FAINTEST is a difference in brightness, of 255.
+MOST_PIXELS = 150_000_000  # Pillow refuses pictures of 179 million
+LONGEST_SIDE = 300  # of the picture in which the ink is looked for
+FITTED = 20  # longer side of the digit, as in MNIST
+THINNEST = 2.0  # strokes at that size; most of those of MNIST have 2 to 3
+FAINTEST = 12
+RESAMPLING = PILImage.Resampling.BICUBIC
+
+PAD, PEN = 280, 18  # side of the drawing pad and width of its pen in pixels
+SURE = 0.7  # lower probabilities are not announced as answers
+EXAMPLE = [
+    (85, 80),
+    (130, 55),
+    (180, 70),
+    (185, 110),
+    (130, 138),
+    (190, 160),
+    (190, 205),
+    (140, 228),
+    (80, 205),
+]
+
+TOO_LARGE = "{} has more than 150 million pixels: crop it to the digit or make it smaller."
+
+DISGUISES = {
+    "dark on white": {"enlarged": False},
+    "large, off centre": {},
+    "on grey paper": {"paper": 170, "ink": 70},
+    "shadow and noise": {"paper": 230, "ink": 40, "shadow": 0.5, "noise": 5},
+    "blue on yellow": {"paper": (250, 240, 190), "ink": (40, 60, 170)},
+}
 
 
 # ---------------------------------------------------------------------------------------- loading
@@ -384,22 +427,31 @@ def plot_predictions(
     for i, (image, p, label) in enumerate(zip(images, probabilities, labels)):
         row, column = divmod(i, columns)
         guess = p.argmax()
-        axes = figure.add_subplot(grid[row, 2 * column])
-        axes.imshow(image, cmap="gray_r")
-        axes.axis("off")
-        verdict = (f"{guess}", RIGHT) if guess == label else (f"{guess}, but is {label}", WRONG)
-        axes.set_title(verdict[0], fontsize=10, pad=3, color=verdict[1])
-        axes = figure.add_subplot(grid[row, 2 * column + 1])
         colours = [RIGHT if k == label else WRONG if k == guess else "0.6" for k in range(10)]
-        axes.barh(range(10), p, color=colours)
-        for k in {guess, label}:
-            axes.text(p[k] + 0.05, k, f"{p[k]:.1%}", fontsize=7, va="center", color=colours[k])
-        axes.set(xlim=(0, 1.9), ylim=(9.6, -0.6), xticks=[], yticks=range(10))
-        axes.tick_params(labelsize=6.5, length=0, pad=2)
-        axes.spines[["top", "bottom", "right"]].set_visible(False)
+        verdict = f"{guess}" if guess == label else f"{guess}, but is {label}"
+        axes = figure.add_subplot(grid[row, 2 * column])
+        _draw_digit(axes, image, verdict, colours[guess])
+        axes = figure.add_subplot(grid[row, 2 * column + 1])
+        _draw_bars(axes, p, colours, {guess, label})
     figure.suptitle(title, fontsize=12)
     figure.tight_layout(pad=0.4)
     show(figure, title)
+
+
+def _draw_digit(axes: Axes, image: np.ndarray, title: str, colour: str = "black") -> None:
+    axes.imshow(image, cmap="gray_r")
+    axes.axis("off")
+    axes.set_title(title, fontsize=10, pad=3, color=colour)
+
+
+def _draw_bars(axes: Axes, p: np.ndarray, colours: Sequence[str], told: Iterable[int]) -> None:
+    """Ten probabilities as bars, those of some digits also in figures."""
+    axes.barh(range(10), p, color=colours)
+    for k in told:
+        axes.text(p[k] + 0.05, k, f"{p[k]:.1%}", fontsize=7, va="center", color=colours[k])
+    axes.set(xlim=(0, 1.9), ylim=(9.6, -0.6), xticks=[], yticks=range(10))
+    axes.tick_params(labelsize=6.5, length=0, pad=2)
+    axes.spines[["top", "bottom", "right"]].set_visible(False)
 
 
 def plot_times(parts: dict[str, float], products: float) -> None:
@@ -508,6 +560,429 @@ def _check_model(path: Path, arrays: dict, sizes: Sequence[int], then: str) -> N
         raise ValueError(f"{path} should hold {', '.join(shapes)}, but holds {found}: {then}.")
     for name, shape in shapes.items():
         _checked(f"{name} of {path}", arrays[name], shape, dtype=np.float32, then=then)
+
+
+# -------------------------------------------------------------------------------------- preparing
+
+
+def prepare_digit(picture: Picture) -> np.ndarray:
+    """Prepare a picture of one digit as the images of MNIST were prepared.
+
+    The ink is separated from the paper, cropped, fitted into 20 × 20 pixels with its proportions
+    and the grey of its edges kept, and placed so that its centre of mass is that of 28 × 28 pixels.
+
+    Args:
+        picture: path of a PNG or JPEG file, or an array: grey (h, w), RGB (h, w, 3) or RGBA
+            (h, w, 4), of bytes, booleans or fractions from 0 to 1. The digit may be dark on light
+            or light on dark, anywhere in the picture and of any size.
+
+    Returns:
+        (28, 28) bytes, 0 for paper to 255 for ink.
+
+    Raises:
+        ValueError: if it is no such picture, or nothing in it stands out from the paper.
+        FileNotFoundError: if there is no such file.
+
+    Source: Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits.
+    """
+    return _preparation(picture)["centred"]
+
+
+def plot_preparation(picture: Picture, title: str = "") -> None:
+    """Draw what `prepare_digit` makes of a picture, step by step; a cross marks the centre.
+
+    Raises:
+        ValueError, FileNotFoundError: as `prepare_digit` does.
+    """
+    steps = _preparation(picture)
+    figure = Figure(figsize=(9, 2.9 if title else 2.6))
+    for i, (name, step) in enumerate(steps.items()):
+        axes = figure.add_subplot(1, len(steps), i + 1)
+        ink = "gray" if name == "picture" else "gray_r"
+        axes.imshow(step, cmap=ink, vmin=0, vmax=255)
+        height, width = step.shape
+        axes.set(xticks=[], yticks=[], xlabel=f"{width} × {height} pixels")
+        axes.set_title(name, fontsize=10)
+    axes.plot(14, 14, "+", color=WRONG, markersize=12)
+    figure.suptitle(title, fontsize=12)
+    figure.tight_layout(pad=0.6)
+    show(figure, f"{title or 'Preparing a digit'}: {', '.join(steps)}.")
+
+
+def naive_digit(picture: Picture) -> np.ndarray:
+    """The whole picture in grey, shrunk to (28, 28) bytes and nothing else; see `prepare_digit`."""
+    return np.asarray(_opened(picture).resize((28, 28)))
+
+
+def _preparation(picture: Picture) -> dict[str, np.ndarray]:
+    """The steps of `prepare_digit`, each an array of bytes (h, w), by name and in order."""
+    image = _opened(picture)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    ink = _ink(image)
+    fitted = _fitted(ink)
+    return {"picture": np.asarray(image), "ink": ink, "fitted": fitted, "centred": _centred(fitted)}
+
+
+def _opened(picture: Picture) -> PILImage.Image:
+    """A picture in grey, upright, and with paper where it is transparent."""
+    if isinstance(picture, str | Path):
+        image = _read_picture(Path(picture))
+    else:
+        image = _picture_of(picture)
+    if image.mode.startswith("I"):  # 16 bits a pixel
+        image = PILImage.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("L")
+    grey, opaque = image.convert("LA").split()
+    light = np.average(grey, weights=np.asarray(opaque) + 1e-9) > 127
+    paper = PILImage.new("L", image.size, 0 if light else 255)
+    paper.paste(grey, mask=opaque)
+    return paper
+
+
+def _read_picture(path: Path) -> PILImage.Image:
+    """A picture from a file, turned upright as its EXIF data say."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: name a picture, such as a PNG or a JPEG.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with PILImage.open(path) as image:
+                if image.width * image.height <= MOST_PIXELS:
+                    image.draft("L", (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG is shrunk while read
+                    return ImageOps.exif_transpose(image)
+    except PILImage.DecompressionBombError:
+        pass
+    except Exception as error:  # noqa: BLE001, a damaged file makes Pillow raise almost anything
+        raise ValueError(
+            f"{path} cannot be read as a picture ({type(error).__name__}), being damaged or of "
+            "another kind: save it again as a PNG or a JPEG."
+        ) from None
+    raise ValueError(TOO_LARGE.format(path))
+
+
+def _picture_of(array: np.ndarray) -> PILImage.Image:
+    """A picture from an array of bytes, booleans or fractions."""
+    shapes = (None, None), (None, None, 3), (None, None, 4)
+    array = _checked("picture", array, *shapes, then="pass such an array or the path of a file")
+    if array.shape[0] * array.shape[1] > MOST_PIXELS:
+        raise ValueError(TOO_LARGE.format("picture"))
+    if array.min() < 0 or array.max() > 255:
+        raise ValueError(
+            f"picture should hold numbers from 0 to 255, or fractions from 0 to 1, but {array.min()} "
+            f"to {array.max()} were found: scale them."
+        )
+    if array.dtype.kind == "b" or (array.dtype.kind == "f" and array.max() <= 1):
+        array = array * np.float32(255)
+    return PILImage.fromarray(array.astype(np.uint8))
+
+
+def _ink(image: PILImage.Image) -> np.ndarray:
+    """The ink alone: bytes (h, w), 0 for paper to 255 for ink, from a picture in grey.
+
+    Ink takes more of the light from the paper than noise does, and in smaller places than shadows.
+    """
+    grey = np.asarray(image, np.float32)
+    if _light_on_dark(image, grey):
+        image, grey = ImageOps.invert(image), 255 - grey
+    ink = 255 - 255 * grey / np.maximum(_paper(image), 1)
+    noise = np.median(abs(np.diff(ink[::3], axis=1))) if image.width > 1 else 0
+    ink[ink < max(6 * noise, FAINTEST)] = 0
+    core = ink > _otsu_threshold(ink)
+    if not core.any():
+        raise ValueError(
+            "picture seems to be blank, as nothing in it stands out from the paper: write the digit "
+            "with a darker pen or crop the picture to it."
+        )
+    ink *= 255 / np.percentile(ink[core], 95)
+    return np.where(_without_specks(core), ink.clip(0, 255), 0).astype(np.uint8)
+
+
+def _light_on_dark(image: PILImage.Image, grey: np.ndarray) -> bool:
+    """Whether the strongest differences from the surroundings are towards the light."""
+    surroundings = image.filter(ImageFilter.BoxBlur(max(image.size) / 6))
+    difference = grey - np.asarray(surroundings)
+    return bool((difference * difference * difference).sum() > 0)
+
+
+def _paper(image: PILImage.Image) -> np.ndarray:
+    """Brightness (h, w) of the paper below dark ink, shadows included.
+
+    It is what a closing leaves of a small copy (J. Serra, Image Analysis and Mathematical
+    Morphology, 1982): the brightest value nearby, which removes strokes, and of these the darkest
+    nearby, which gives back what is larger than a stroke.
+    """
+    small = image.copy()
+    small.thumbnail((25, 25), PILImage.Resampling.BOX)
+    nearby = 9  # wider than a stroke, if the digit fills the picture
+    closed = small.filter(ImageFilter.MaxFilter(nearby)).filter(ImageFilter.MinFilter(nearby))
+    return np.asarray(closed.resize(image.size, PILImage.Resampling.BILINEAR), np.float32)
+
+
+def _otsu_threshold(values: np.ndarray) -> int:
+    """The number from 0 to 255 that divides values into two groups as different as possible.
+
+    Source: N. Otsu, A threshold selection method from gray-level histograms, 1979.
+    """
+    counts = np.bincount(values.clip(0, 255).astype(np.uint8).ravel(), minlength=256)
+    low, sums = counts.cumsum(), (counts * np.arange(256)).cumsum()
+    high = low[-1] - low
+    difference = sums / np.maximum(low, 1) - (sums[-1] - sums) / np.maximum(high, 1)
+    return int((low * high * difference**2).argmax())
+
+
+def _without_specks(core: np.ndarray) -> np.ndarray:
+    """Which pixels (h, w) are ink or its edge; pieces much smaller than the largest are none."""
+    side = max(1, max(core.shape) // 50)  # pieces are traced on squares of this side
+    squares = np.pad(core, [(0, -n % side) for n in core.shape])
+    height, width = (n // side for n in squares.shape)
+    squares = squares.reshape(height, side, width, side).sum(axis=(1, 3))
+    left = set(zip(*(axis.tolist() for axis in squares.nonzero())))
+    pieces = []
+    while left:
+        piece = [left.pop()]
+        for i, j in piece:  # grows while it is walked through
+            for neighbour in product((i - 1, i, i + 1), (j - 1, j, j + 1)):
+                if neighbour in left:
+                    left.remove(neighbour)
+                    piece.append(neighbour)
+        pieces.append(tuple(np.transpose(piece)))
+    largest = max(squares[piece].sum() for piece in pieces)
+    for piece in pieces:
+        if squares[piece].sum() < 0.05 * largest:
+            squares[piece] = 0
+    kept = squares.repeat(side, axis=0).repeat(side, axis=1)[: core.shape[0], : core.shape[1]] > 0
+    edges = PILImage.fromarray((core & kept).astype(np.uint8)).filter(ImageFilter.MaxFilter(3))
+    return np.asarray(edges) > 0
+
+
+def _fitted(ink: np.ndarray) -> np.ndarray:
+    """The ink (h, w) cropped and fitted into 20 × 20 pixels, proportions kept; bytes.
+
+    Strokes that would come out thinner and paler than those of MNIST are made thicker before.
+    """
+    image = _cropped(PILImage.fromarray(ink))
+    if max(image.size) > FITTED:
+        image = _resized(image, 4 * FITTED)
+        missing = 4 * THINNEST - _stroke_width(np.asarray(image))
+        if missing > 1:
+            more = round(missing / 2)  # on either side of the stroke
+            image = ImageOps.expand(image, more).filter(ImageFilter.MaxFilter(2 * more + 1))
+    fitted = np.asarray(_resized(image, FITTED))
+    return (fitted * (255 / fitted.max())).astype(np.uint8)
+
+
+def _cropped(image: PILImage.Image) -> PILImage.Image:
+    return image.crop(image.getbbox())
+
+
+def _resized(image: PILImage.Image, side: int) -> PILImage.Image:
+    """The picture shrunk or enlarged such that its longer side has this many pixels."""
+    scale = side / max(image.size)
+    return image.resize([max(1, round(scale * n)) for n in image.size], RESAMPLING)
+
+
+def _stroke_width(ink: np.ndarray) -> float:
+    """Mean width of the strokes in pixels: twice their area divided by the length of their edges.
+
+    The length of the edges is the sum of the slopes: a step from 0 to 255 has the same sum, sharp or blurred.
+    """
+    dy, dx = np.gradient(np.pad(ink.astype(np.float32), 1))
+    return float(2 * ink.sum() / np.hypot(dy, dx).sum())
+
+
+def _centred(fitted: np.ndarray) -> np.ndarray:
+    """28 × 28 pixels with the ink placed such that its centre of mass is at (14, 14), as in MNIST."""
+    centred = np.zeros((28, 28), np.uint8)
+    corner = []
+    for axis, size in enumerate(fitted.shape):
+        mass = fitted.sum(axis=1 - axis, dtype=float)
+        centre = np.average(np.arange(size), weights=mass)
+        corner.append(int(np.clip(np.floor(14.5 - centre), 0, 28 - size)))
+    (top, left), (height, width) = corner, fitted.shape
+    centred[top : top + height, left : left + width] = fitted
+    return centred
+
+
+def disguise(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    enlarged: bool = True,
+    paper: int | Sequence[int] = 255,
+    ink: int | Sequence[int] = 0,
+    shadow: float = 0,
+    noise: float = 0,
+) -> np.ndarray:
+    """An MNIST image as a picture such as a reader would bring; DISGUISES holds some to choose.
+
+    Args:
+        image: (28, 28) bytes, 0 for paper to 255 for ink.
+        rng: draws the size, the place and the noise.
+        enlarged: whether it is a larger picture with the digit anywhere in it, or 28 × 28.
+        paper, ink: their brightness from 0 to 255, or three for red, green and blue.
+        shadow: share of the light that is missing in one corner; from there it grows lighter.
+        noise: standard deviation, in units of brightness.
+
+    Returns:
+        (h, w) or (h, w, 3) bytes.
+    """
+    cover = image / 255  # how much of each pixel is covered with ink
+    if enlarged:
+        side = int(rng.integers(200, 401))
+        digit = int(side * rng.uniform(0.4, 0.8))
+        large = PILImage.fromarray(image).resize((digit, digit), RESAMPLING)
+        top, left = rng.integers(0, side - digit + 1, 2)
+        cover = np.pad(large, [(n, side - digit - n) for n in (top, left)]) / 255
+    across = np.linspace(-3, 3, len(cover))
+    light = 1 - shadow / (1 + np.exp(-across - across[:, None]))
+    picture = np.multiply.outer(light * (1 - cover), paper) + np.multiply.outer(light * cover, ink)
+    picture += noise * rng.normal(size=picture.shape)
+    return picture.round().clip(0, 255).astype(np.uint8)
+
+
+# ---------------------------------------------------------------------------------- drawing a digit
+
+
+def open_pad(predict: Predict) -> None:
+    """Show a DrawingPad, or where nobody can draw, what it says about an example.
+
+    Somebody can draw if the kernel may ask for input (`allow_stdin` in the Jupyter protocol). That is
+    so in JupyterLab, but not in nbconvert and nbval, which run notebooks from end to end; for them
+    no widget is made, as nothing of it could be seen in the file. `DrawingPad(predict)` at the end
+    of a cell always makes one.
+
+    Args:
+        predict: takes (28, 28) bytes as `prepare_digit` returns them and returns the probabilities
+            (10,) of the digits.
+    """
+    shell = get_ipython()
+    message = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    if message.get("content", {}).get("allow_stdin"):
+        return display(DrawingPad(predict))
+    print("Run this cell in JupyterLab, and a pad to draw on opens here. It answers like this:\n")
+    drawing = _drawing([EXAMPLE])
+    sentence, figure = _reading(drawing, predict, {"drawn": 255 - drawing})
+    print(sentence)
+    show(figure, f"A digit drawn by hand, prepared, and its probabilities. {sentence}")
+
+
+class DrawingPad(VBox):
+    """A pad to draw a digit on, which is read whenever the mouse, the pen or the finger is lifted.
+
+    Args:
+        predict: as for `open_pad`.
+    """
+
+    def __init__(self, predict: Predict) -> None:
+        from ipycanvas import Canvas  # its import talks to the frontend: not before it is needed
+
+        self.predict = predict
+        self.strokes: list[list[Point]] = []
+        self.is_down = False
+        self.canvas = Canvas(width=PAD, height=PAD, layout={"border": "1px solid gray"})
+        self.canvas.line_width, self.canvas.line_cap = PEN, "round"
+        self.answer = HTML()
+        clear = Button(description="Clear")
+        super().__init__([HBox([VBox([self.canvas, clear]), self.answer])])
+
+        self.canvas.on_client_ready(self.redraw)  # whenever a page with the pad is opened
+        self.canvas.on_mouse_down(lambda x, y: self.put_down((x, y)))
+        self.canvas.on_mouse_move(lambda x, y: self.move((x, y)))
+        self.canvas.on_mouse_up(lambda x, y: self.lift())
+        self.canvas.on_mouse_out(lambda x, y: self.lift())
+        self.canvas.on_touch_start(lambda points: self.put_down(points[0]))
+        self.canvas.on_touch_move(lambda points: self.move(points[0]))
+        self.canvas.on_touch_end(lambda points: self.lift())
+        self.canvas.on_touch_cancel(lambda points: self.lift())
+        clear.on_click(lambda _: self.clear())
+        self.clear()
+
+    def put_down(self, point: Point) -> None:
+        """Begin a stroke, unless one is being drawn: by another finger or another kind of event."""
+        if not self.is_down:
+            self.is_down = True
+            self.strokes.append([point])
+            self._ink(point, point)
+
+    def move(self, point: Point) -> None:
+        """Go on with the stroke, if one is being drawn."""
+        if self.is_down:
+            self._ink(self.strokes[-1][-1], point)
+            self.strokes[-1].append(point)
+
+    def lift(self) -> None:
+        """End the stroke and read what is on the pad."""
+        if self.is_down:
+            self.is_down = False
+            self._say(*_reading(_drawing(self.strokes), self.predict))
+
+    def clear(self) -> None:
+        """Take everything from the pad."""
+        self.strokes, self.is_down = [], False
+        self.redraw()
+        self._say("Draw a digit on the pad, as large as you like.")
+
+    def redraw(self) -> None:
+        """Draw blank paper and all strokes anew."""
+        self.canvas.fill_style = "white"
+        self.canvas.fill_rect(0, 0, PAD, PAD)
+        self.canvas.fill_style = "black"
+        for stroke in self.strokes:
+            for start, end in pairwise([stroke[0], *stroke]):
+                self._ink(start, end)
+
+    def _ink(self, start: Point, end: Point) -> None:
+        self.canvas.fill_circle(*start, PEN / 2)
+        self.canvas.stroke_line(*start, *end)
+
+    def _say(self, sentence: str, figure: Figure | None = None) -> None:
+        """Show a sentence and below it a figure, which the sentence also describes."""
+        self.answer.value = text = html.escape(sentence)
+        if figure:
+            png = base64.b64encode(_picture(figure, sentence).data).decode()
+            self.answer.value = f'{text}<br><img src="data:image/png;base64,{png}" alt="{text}">'
+
+
+def _drawing(strokes: Iterable[Sequence[Point]]) -> np.ndarray:
+    """Strokes as black ink on a white pad, (PAD, PAD) bytes."""
+    image = PILImage.new("L", (PAD, PAD), 255)
+    pen = ImageDraw.Draw(image)
+    for stroke in strokes:
+        pen.line(stroke, width=PEN)
+        for x, y in stroke:
+            pen.ellipse((x - PEN / 2, y - PEN / 2, x + PEN / 2, y + PEN / 2), fill=0)
+    return np.asarray(image)
+
+
+def _reading(
+    drawing: np.ndarray, predict: Predict, shown: dict[str, np.ndarray] | None = None
+) -> tuple[str, Figure | None]:
+    """A sentence about a drawing and a figure of it, prepared, with its ten probabilities.
+
+    Args:
+        shown: further images to show before, and their titles.
+    """
+    try:
+        image = prepare_digit(drawing)
+        p = _checked("probabilities", predict(image), (10,))
+    except Exception as error:  # noqa: BLE001, whatever it is, it would get lost in a callback
+        return f"This could not be read ({type(error).__name__}): {error}", None
+    guess = int(p.argmax())
+    sure = p[guess] >= SURE
+    shown = (shown or {}) | {"what the network sees": image}
+    figure = Figure(figsize=(2.2 * len(shown) + 2, 2.3))
+    *places, last = figure.subplots(1, len(shown) + 1)
+    for axes, (name, picture) in zip(places, shown.items()):
+        _draw_digit(axes, picture, name)
+    colours = [TRAINING if sure and k == guess else "0.6" for k in range(10)]
+    _draw_bars(last, p, colours, {guess})
+    figure.tight_layout(pad=0.4)
+    if sure:
+        return f"The answer is {guess}, with a probability of {p[guess]:.1%}.", figure
+    return (
+        f"Uncertain: the most probable digit is {guess} with only {p[guess]:.1%}, so it is not "
+        "announced as an answer."
+    ), figure
 
 
 # --------------------------------------------------------------------------------------- checking
