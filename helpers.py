@@ -1,4 +1,5 @@
-"""What the walkthrough uses but does not teach: loading, plotting, saving and checking.
+"""What the walkthrough uses but does not teach: loading, plotting, saving, preparing a reader's own
+digit, letting them draw one, and checking.
 
 No network mathematics stands here; every formula and its code are in mnist_from_scratch.ipynb.
 """
@@ -54,20 +55,16 @@ LONGEST_SIDE = 300  # of the picture in which the ink is looked for
 FITTED = 20  # longer side of the digit, as in MNIST
 THINNEST = 2.0  # strokes at that size; most of those of MNIST have 2 to 3
 FAINTEST = 12
+DARKEST = 64  # paper; in deeper shadow, differences are no longer enlarged to make up for it
+SPECK = 0.02  # what has a smaller share of the ink of the largest piece
 RESAMPLING = PILImage.Resampling.BICUBIC
 
 PAD, PEN = 280, 18  # side of the drawing pad and width of its pen in pixels
 SURE = 0.7  # lower probabilities are not announced as answers
-EXAMPLE = [
-    (85, 80),
-    (130, 55),
-    (180, 70),
-    (185, 110),
-    (130, 138),
-    (190, 160),
-    (190, 205),
-    (140, 228),
-    (80, 205),
+EXAMPLE = [  # a 3, made of two arcs
+    (135 + radius * np.cos(angle), y + radius * np.sin(angle))
+    for y, radius, angles in ((93, 42, np.linspace(-2.6, 1.6)), (180, 48, np.linspace(-1.6, 2.6)))
+    for angle in angles
 ]
 
 TOO_LARGE = "{} has more than 150 million pixels: crop it to the digit or make it smaller."
@@ -569,7 +566,7 @@ def prepare_digit(picture: Picture) -> np.ndarray:
     """Prepare a picture of one digit as the images of MNIST were prepared.
 
     The ink is separated from the paper, cropped, fitted into 20 × 20 pixels with its proportions
-    and the grey of its edges kept, and placed so that its centre of mass is that of 28 × 28 pixels.
+    and the grey of its edges kept, and placed so that its centre of mass is in the middle of 28 × 28 pixels.
 
     Args:
         picture: path of a PNG or JPEG file, or an array: grey (h, w), RGB (h, w, 3) or RGBA
@@ -589,7 +586,10 @@ def prepare_digit(picture: Picture) -> np.ndarray:
 
 
 def plot_preparation(picture: Picture, title: str = "") -> None:
-    """Draw what `prepare_digit` makes of a picture, step by step; a cross marks the centre.
+    """Draw what `prepare_digit` makes of a picture, step by step; a cross marks the middle.
+
+    Args:
+        picture: as for `prepare_digit`.
 
     Raises:
         ValueError, FileNotFoundError: as `prepare_digit` does.
@@ -610,7 +610,10 @@ def plot_preparation(picture: Picture, title: str = "") -> None:
 
 
 def naive_digit(picture: Picture) -> np.ndarray:
-    """The whole picture in grey, shrunk to (28, 28) bytes and nothing else; see `prepare_digit`."""
+    """The whole picture in grey and shrunk to (28, 28) bytes, without any other preparation.
+
+    Args, Raises: as for `prepare_digit`, but a blank picture is no error.
+    """
     return np.asarray(_opened(picture).resize((28, 28)))
 
 
@@ -620,7 +623,12 @@ def _preparation(picture: Picture) -> dict[str, np.ndarray]:
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     ink = _ink(image)
     fitted = _fitted(ink)
-    return {"picture": np.asarray(image), "ink": ink, "fitted": fitted, "centred": _centred(fitted)}
+    return {
+        "picture": np.asarray(image),
+        "ink alone": ink,
+        "cropped and fitted": fitted,
+        "centred": _centred(fitted),
+    }
 
 
 def _opened(picture: Picture) -> PILImage.Image:
@@ -685,7 +693,8 @@ def _ink(image: PILImage.Image) -> np.ndarray:
     grey = np.asarray(image, np.float32)
     if _light_on_dark(image, grey):
         image, grey = ImageOps.invert(image), 255 - grey
-    ink = 255 - 255 * grey / np.maximum(_paper(image), 1)
+    paper = _paper(image)
+    ink = (paper - grey) * (255 / np.maximum(paper, DARKEST))  # in a shadow the same ink takes less
     noise = np.median(abs(np.diff(ink[::3], axis=1))) if image.width > 1 else 0
     ink[ink < max(6 * noise, FAINTEST)] = 0
     core = ink > _otsu_threshold(ink)
@@ -694,8 +703,10 @@ def _ink(image: PILImage.Image) -> np.ndarray:
             "picture seems to be blank, as nothing in it stands out from the paper: write the digit "
             "with a darker pen or crop the picture to it."
         )
+    core = _digit_alone(core)
     ink *= 255 / np.percentile(ink[core], 95)
-    return np.where(_without_specks(core), ink.clip(0, 255), 0).astype(np.uint8)
+    edges = PILImage.fromarray(core.astype(np.uint8)).filter(ImageFilter.MaxFilter(3))
+    return np.where(edges, ink.clip(0, 255), 0).astype(np.uint8)
 
 
 def _light_on_dark(image: PILImage.Image, grey: np.ndarray) -> bool:
@@ -731,13 +742,17 @@ def _otsu_threshold(values: np.ndarray) -> int:
     return int((low * high * difference**2).argmax())
 
 
-def _without_specks(core: np.ndarray) -> np.ndarray:
-    """Which pixels (h, w) are ink or its edge; pieces much smaller than the largest are none."""
+def _digit_alone(core: np.ndarray) -> np.ndarray:
+    """Which of the pixels (h, w) that are ink or as dark belong to the digit.
+
+    Left out are specks, much smaller than the largest piece, and what reaches the edge of the
+    picture, such as the edge of the table, if there is a piece that does not.
+    """
     side = max(1, max(core.shape) // 50)  # pieces are traced on squares of this side
-    squares = np.pad(core, [(0, -n % side) for n in core.shape])
-    height, width = (n // side for n in squares.shape)
-    squares = squares.reshape(height, side, width, side).sum(axis=(1, 3))
-    left = set(zip(*(axis.tolist() for axis in squares.nonzero())))
+    rim = core.copy()
+    rim[1:-1, 1:-1] = False
+    ink, on_rim = (_squares(mask, side) for mask in (core, rim))
+    left = set(zip(*(axis.tolist() for axis in ink.nonzero())))
     pieces = []
     while left:
         piece = [left.pop()]
@@ -747,13 +762,21 @@ def _without_specks(core: np.ndarray) -> np.ndarray:
                     left.remove(neighbour)
                     piece.append(neighbour)
         pieces.append(tuple(np.transpose(piece)))
-    largest = max(squares[piece].sum() for piece in pieces)
-    for piece in pieces:
-        if squares[piece].sum() < 0.05 * largest:
-            squares[piece] = 0
-    kept = squares.repeat(side, axis=0).repeat(side, axis=1)[: core.shape[0], : core.shape[1]] > 0
-    edges = PILImage.fromarray((core & kept).astype(np.uint8)).filter(ImageFilter.MaxFilter(3))
-    return np.asarray(edges) > 0
+    largest = max(ink[piece].sum() for piece in pieces)
+    pieces = [piece for piece in pieces if ink[piece].sum() > SPECK * largest]
+    inside = [piece for piece in pieces if not on_rim[piece].any()]
+    kept = np.zeros(ink.shape, bool)
+    for piece in inside or pieces:
+        kept[piece] = True
+    height, width = core.shape
+    return core & kept.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
+
+
+def _squares(mask: np.ndarray, side: int) -> np.ndarray:
+    """How many pixels of a mask (h, w) are set in each square of this side."""
+    mask = np.pad(mask, [(0, -n % side) for n in mask.shape])
+    height, width = mask.shape
+    return mask.reshape(height // side, side, width // side, side).sum(axis=(1, 3))
 
 
 def _fitted(ink: np.ndarray) -> np.ndarray:
@@ -783,9 +806,9 @@ def _resized(image: PILImage.Image, side: int) -> PILImage.Image:
 
 
 def _stroke_width(ink: np.ndarray) -> float:
-    """Mean width of the strokes in pixels: twice their area divided by the length of their edges.
+    """Mean width of the strokes (h, w) in pixels: twice their area by the length of their edges.
 
-    The length of the edges is the sum of the slopes: a step from 0 to 255 has the same sum, sharp or blurred.
+    This length is the sum of all slopes, which is the same for sharp and for blurred edges.
     """
     dy, dx = np.gradient(np.pad(ink.astype(np.float32), 1))
     return float(2 * ink.sum() / np.hypot(dy, dx).sum())
@@ -866,7 +889,7 @@ def open_pad(predict: Predict) -> None:
     show(figure, f"A digit drawn by hand, prepared, and its probabilities. {sentence}")
 
 
-class DrawingPad(VBox):
+class DrawingPad(HBox):
     """A pad to draw a digit on, which is read whenever the mouse, the pen or the finger is lifted.
 
     Args:
@@ -883,7 +906,7 @@ class DrawingPad(VBox):
         self.canvas.line_width, self.canvas.line_cap = PEN, "round"
         self.answer = HTML()
         clear = Button(description="Clear")
-        super().__init__([HBox([VBox([self.canvas, clear]), self.answer])])
+        super().__init__([VBox([self.canvas, clear]), self.answer])
 
         self.canvas.on_client_ready(self.redraw)  # whenever a page with the pad is opened
         self.canvas.on_mouse_down(lambda x, y: self.put_down((x, y)))
@@ -902,19 +925,22 @@ class DrawingPad(VBox):
         if not self.is_down:
             self.is_down = True
             self.strokes.append([point])
-            self._ink(point, point)
+            self._line(point, point)
 
     def move(self, point: Point) -> None:
         """Go on with the stroke, if one is being drawn."""
         if self.is_down:
-            self._ink(self.strokes[-1][-1], point)
+            self._line(self.strokes[-1][-1], point)
             self.strokes[-1].append(point)
 
     def lift(self) -> None:
         """End the stroke and read what is on the pad."""
         if self.is_down:
             self.is_down = False
-            self._say(*_reading(_drawing(self.strokes), self.predict))
+            try:
+                self._say(*_reading(_drawing(self.strokes), self.predict))
+            except Exception as error:  # noqa: BLE001, Jupyter would lose it
+                self._say(f"This could not be read ({type(error).__name__}): {error}")
 
     def clear(self) -> None:
         """Take everything from the pad."""
@@ -929,9 +955,9 @@ class DrawingPad(VBox):
         self.canvas.fill_style = "black"
         for stroke in self.strokes:
             for start, end in pairwise([stroke[0], *stroke]):
-                self._ink(start, end)
+                self._line(start, end)
 
-    def _ink(self, start: Point, end: Point) -> None:
+    def _line(self, start: Point, end: Point) -> None:
         self.canvas.fill_circle(*start, PEN / 2)
         self.canvas.stroke_line(*start, *end)
 
@@ -948,7 +974,7 @@ def _drawing(strokes: Iterable[Sequence[Point]]) -> np.ndarray:
     image = PILImage.new("L", (PAD, PAD), 255)
     pen = ImageDraw.Draw(image)
     for stroke in strokes:
-        pen.line(stroke, width=PEN)
+        pen.line(stroke, fill=0, width=PEN)
         for x, y in stroke:
             pen.ellipse((x - PEN / 2, y - PEN / 2, x + PEN / 2, y + PEN / 2), fill=0)
     return np.asarray(image)
@@ -956,17 +982,14 @@ def _drawing(strokes: Iterable[Sequence[Point]]) -> np.ndarray:
 
 def _reading(
     drawing: np.ndarray, predict: Predict, shown: dict[str, np.ndarray] | None = None
-) -> tuple[str, Figure | None]:
+) -> tuple[str, Figure]:
     """A sentence about a drawing and a figure of it, prepared, with its ten probabilities.
 
     Args:
         shown: further images to show before, and their titles.
     """
-    try:
-        image = prepare_digit(drawing)
-        p = _checked("probabilities", predict(image), (10,))
-    except Exception as error:  # noqa: BLE001, whatever it is, it would get lost in a callback
-        return f"This could not be read ({type(error).__name__}): {error}", None
+    image = prepare_digit(drawing)
+    p = _checked("probabilities", predict(image), (10,), then="let predict return such an array")
     guess = int(p.argmax())
     sure = p[guess] >= SURE
     shown = (shown or {}) | {"what the network sees": image}
@@ -1041,7 +1064,8 @@ def _checked(
     finite = not numbers or np.isfinite(array).all()
     if fits and array.size and numbers and finite:
         return array
-    expected = " or ".join(map(str, shapes)).replace("None", "n")
+    expected = " or ".join(map(str, shapes))
+    expected = expected.replace("None, None", "h, w").replace("None", "n")
     raise ValueError(
         f"{what} should be finite {np.dtype(dtype) if dtype else 'numbers'} of shape {expected}"
         f"{', n > 0' * ('n' in expected)}, but {array.dtype} of shape {array.shape}"
