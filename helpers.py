@@ -595,17 +595,17 @@ def plot_preparation(picture: Picture, title: str = "") -> None:
         ValueError, FileNotFoundError: as `prepare_digit` does.
     """
     steps = _preparation(picture)
-    figure = Figure(figsize=(9, 2.9 if title else 2.6))
+    figure = Figure(figsize=(9, 3.0 if title else 2.7), layout="constrained")
     for i, (name, step) in enumerate(steps.items()):
         axes = figure.add_subplot(1, len(steps), i + 1)
-        ink = "gray" if name == "picture" else "gray_r"
-        axes.imshow(step, cmap=ink, vmin=0, vmax=255)
-        height, width = step.shape
+        axes.imshow(step, cmap="gray_r" if i else "gray", vmin=0, vmax=255)
+        (height, width), side = step.shape, max(step.shape)
+        axes.set(xlim=np.array([-side, side]) / 2 + width / 2 - 0.5)
+        axes.set(ylim=np.array([side, -side]) / 2 + height / 2 - 0.5)
         axes.set(xticks=[], yticks=[], xlabel=f"{width} × {height} pixels")
         axes.set_title(name, fontsize=10)
     axes.plot(14, 14, "+", color=WRONG, markersize=12)
     figure.suptitle(title, fontsize=12)
-    figure.tight_layout(pad=0.6)
     show(figure, f"{title or 'Preparing a digit'}: {', '.join(steps)}.")
 
 
