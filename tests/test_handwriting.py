@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from PIL import Image, ImageDraw
 from test_helpers import assert_picture, sentence
@@ -395,6 +396,7 @@ BLANK = {
     "dark noise": RNG.normal(9, 3, (300, 300)).clip(0).astype(np.uint8),
     "light falling off": np.full((200, 200), 220) * (1 - 0.2 * ACROSS),
     "faint": seven(paper=255, ink=250),
+    "nearly black": seven(paper=3, ink=1),
     "transparent": np.zeros((50, 50, 4), np.uint8),
 }
 
@@ -507,11 +509,20 @@ def shown(monkeypatch):
     return images
 
 
+def pixels_of_colour(png, colour):
+    """Which pixels of a PNG have a colour."""
+    pixels = imread(io.BytesIO(png), format="png")[..., :3]
+    return np.abs(pixels - to_rgb(colour)).max(axis=2) < 0.01
+
+
 def test_the_steps_are_drawn_side_by_side(shown):
     helpers.plot_preparation(seven(), "A seven")
     helpers.plot_preparation(seven())
     for image in shown:
         assert_picture(image)
+        mark = pixels_of_colour(image.data, helpers.WRONG)
+        assert mark.any(), "the middle is not marked"
+        assert 0.85 < mark.nonzero()[1].mean() / mark.shape[1] < 0.9
     assert shown[0].alt == "A seven: picture, ink alone, cropped and fitted, centred."
 
 
@@ -676,11 +687,9 @@ def test_the_button_clears_the_pad(pad, network):
 
 def test_the_picture_on_the_pad_shows_the_digit_and_its_probabilities(pad):
     draw(pad, STROKE)
-    data = re.search(r'src="data:image/png;base64,([^"]*)"', pad.answer.value)[1]
-    pixels = imread(io.BytesIO(base64.b64decode(data)), format="png")[..., :3]
-    assert (pixels[0, 0] == 1).all()
-    blue = np.array([0x00, 0x72, 0xB2]) / 255
-    assert (np.abs(pixels - blue).max(axis=2) < 0.01).sum() > 300, "the bar of the answer"
+    data = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]*)"', pad.answer.value)[1])
+    assert pixels_of_colour(data, "#FFFFFF")[0, 0]
+    assert pixels_of_colour(data, helpers.TRAINING).sum() > 300, "the bar of the answer is missing"
 
 
 @pytest.mark.parametrize("p, announced", [(0.69, False), (0.7, True), (0.71, True), (0.3, False)])
@@ -717,14 +726,18 @@ def test_a_predict_that_fails_is_told_on_the_pad_which_then_goes_on(answer, text
     assert said(pad).startswith("The answer is 7")
 
 
-def test_a_page_that_is_opened_later_gets_all_strokes(pad, monkeypatch):
+def test_a_page_that_is_opened_later_gets_the_paper_and_all_strokes(pad, monkeypatch):
     draw(pad, STROKE)
     draw(pad, [(20, 20)])
-    lines = []
-    monkeypatch.setattr(type(pad.canvas), "stroke_line", lambda _, *ends: lines.append(ends))
+    drawn = []
+    for name in ("fill_rect", "stroke_line"):
+        method = lambda canvas, *numbers: drawn.append((canvas.fill_style, *numbers))  # noqa: E731
+        monkeypatch.setattr(type(pad.canvas), name, method)
     pad.canvas._handle_frontend_event(None, {"event": "client_ready"}, [])
-    assert lines == [
-        (70, 60, 70, 60), (70, 60, 190, 60), (190, 60, 110, 220), (20, 20, 20, 20),
+    assert drawn == [
+        ("white", 0, 0, 280, 280),
+        ("black", 70, 60, 70, 60), ("black", 70, 60, 190, 60), ("black", 190, 60, 110, 220),
+        ("black", 20, 20, 20, 20),
     ]  # fmt: skip
 
 
