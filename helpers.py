@@ -903,7 +903,6 @@ class DrawingPad(HBox):
         self.strokes: list[list[Point]] = []
         self.is_down = False
         self.canvas = Canvas(width=PAD, height=PAD, layout={"border": "1px solid gray"})
-        self.canvas.line_width, self.canvas.line_cap = PEN, "round"
         self.answer = HTML()
         clear = Button(description="Clear")
         super().__init__([VBox([self.canvas, clear]), self.answer])
@@ -919,6 +918,9 @@ class DrawingPad(HBox):
         self.canvas.on_touch_cancel(lambda points: self.lift())
         clear.on_click(lambda _: self.clear())
         self.clear()
+
+    def __repr__(self) -> str:  # what a saved notebook shows instead
+        return "A pad to draw a digit on; run this cell to use it."
 
     def put_down(self, point: Point) -> None:
         """Begin a stroke, unless one is being drawn: by another finger or another kind of event."""
@@ -950,6 +952,9 @@ class DrawingPad(HBox):
 
     def redraw(self) -> None:
         """Draw blank paper and all strokes anew."""
+        # ipycanvas says only once which canvas it draws on, and a page loaded anew missed it.
+        self.canvas._canvas_manager._current_canvas = None
+        self.canvas.line_width, self.canvas.line_cap = PEN, "round"
         self.canvas.fill_style = "white"
         self.canvas.fill_rect(0, 0, PAD, PAD)
         self.canvas.fill_style = "black"

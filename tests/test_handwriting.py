@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ipycanvas.canvas import COMMANDS
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from PIL import Image, ImageDraw
@@ -731,9 +732,15 @@ def test_a_page_that_is_opened_later_gets_the_paper_and_all_strokes(pad, monkeyp
     draw(pad, [(20, 20)])
     drawn = []
     for name in ("fill_rect", "stroke_line"):
-        method = lambda canvas, *numbers: drawn.append((canvas.fill_style, *numbers))  # noqa: E731
+        method = lambda canvas, *numbers: drawn.append((canvas.fill_style, *numbers))
         monkeypatch.setattr(type(pad.canvas), name, method)
+    commands = []
+    monkeypatch.setattr(
+        pad.canvas._canvas_manager, "_send_custom", lambda command, *_: commands.append(command)
+    )
     pad.canvas._handle_frontend_event(None, {"event": "client_ready"}, [])
+    switch = COMMANDS["switchCanvas"], [f"IPY_MODEL_{pad.canvas.model_id}"]
+    assert tuple(commands[0]) == switch, "the page does not know where to draw"
     assert drawn == [
         ("white", 0, 0, 280, 280),
         ("black", 70, 60, 70, 60), ("black", 70, 60, 190, 60), ("black", 190, 60, 110, 220),
@@ -754,6 +761,8 @@ def test_the_pad_opens_where_somebody_can_draw(shown, network, monkeypatch):
     helpers.open_pad(network)
     (pad,) = shown
     assert isinstance(pad, helpers.DrawingPad)
+    stored = pad._repr_mimebundle_()
+    assert stored["text/plain"] == "A pad to draw a digit on; run this cell to use it."
     draw(pad, STROKE)
     assert len(network.images) == 1
 
