@@ -5,6 +5,7 @@ No network mathematics stands here; every formula and its code are in mnist_from
 """
 
 import base64
+import hashlib
 import html
 import inspect
 import io
@@ -17,6 +18,7 @@ from http.client import HTTPException
 from itertools import pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from IPython import get_ipython
@@ -283,11 +285,45 @@ def plot_function(x: np.ndarray, curves: dict[str, np.ndarray], title: str) -> N
     show(figure, f"{title}: {', '.join(curves)}.")
 
 
-def plot_history(history: Sequence[dict], epochs: int) -> Figure:
-    """Loss and accuracy, on training and validation images, after each epoch.
+def plot_lines(
+    panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]],
+    xlabel: str,
+    title: str,
+    log: bool = False,
+) -> None:
+    """Draw panels with several lines each, side by side; a line has one style in all of them.
 
     Args:
-        history: a record an epoch, as `train` yields them.
+        panels: title of each panel and its lines: name, then x (n,) and y (n,).
+        log: whether equal distances upwards are equal ratios.
+
+    Raises:
+        ValueError: if an array has another shape or holds NaN or infinity, or if it is empty.
+    """
+    figure = Figure(figsize=(9, 3.4))
+    styles = ("o-", "s--", "^:", "d-.")
+    colours = (TRAINING, VALIDATION, RIGHT, NEUTRAL)
+    for i, (name, lines) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), i + 1)
+        for (label, (x, y)), style, colour in zip(lines.items(), styles, colours):
+            x = _checked("x", x, (None,))
+            y = _checked(label, y, x.shape)
+            axes.plot(x, y, style, color=colour, label=label, markersize=4)
+        axes.set(title=name, xlabel=xlabel, yscale="log" if log else "linear")
+        if x.dtype.kind == "i":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(color="0.9")
+        axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=12)
+    figure.tight_layout()
+    show(figure, f"{title}. {', '.join(panels)}; lines: {', '.join(lines)}.")
+
+
+def plot_history(history: Sequence[dict], epochs: int) -> Figure:
+    """Loss and accuracy, on training and validation images, while the training went on.
+
+    Args:
+        history: records as `train` yields them.
         epochs: how many there will be, so that the picture keeps its scale while it grows.
     """
     figure = Figure(figsize=(9, 3.2))
@@ -319,7 +355,7 @@ def watch(records: Iterable[dict], epochs: int) -> Iterator[dict]:
     passed on before it is drawn, so that no interruption loses it.
 
     Args:
-        records: what `train` yields, a record an epoch.
+        records: what `train` yields, a record after each epoch or after every few.
         epochs: how many there will be.
     """
     history: list[dict] = []
@@ -332,14 +368,15 @@ def watch(records: Iterable[dict], epochs: int) -> Iterator[dict]:
             history.append(record)
             yield record
             now = time.perf_counter()
-            left = (now - start) / len(history) * (epochs - len(history))
+            left = (now - start) / record["epoch"] * (epochs - record["epoch"])
             status.update({"text/plain": _status(record, epochs, now - start, left)}, raw=True)
             if now - drawn > SECONDS_BETWEEN_DRAWINGS:
                 curves.update(_curves(history, epochs))
                 drawn = time.perf_counter()
     except KeyboardInterrupt:
+        done = history[-1]["epoch"] if history else 0
         print(
-            f"Stopped after {len(history)} of {epochs} epochs; "
+            f"Stopped after {done} of {epochs} epochs; "
             "the parameters are as the last step left them."
         )
     finally:
@@ -347,7 +384,8 @@ def watch(records: Iterable[dict], epochs: int) -> Iterator[dict]:
 
 
 def _curves(history: Sequence[dict], epochs: int) -> Image:
-    alt = f"Loss and accuracy on training and validation images after {len(history)} epochs."
+    done = history[-1]["epoch"] if history else 0
+    alt = f"Loss and accuracy on training and validation images after {done} epochs."
     return _picture(plot_history(history, epochs), alt)
 
 
@@ -1050,6 +1088,28 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence]) -> None:
         print("  ".join(cells).rstrip())
         if i == 0:
             print("  ".join("-" * width for width in widths))
+
+
+def grade(exercise: str, answer: object, right: Callable[[Any], bool]) -> None:
+    """Print whether the answer to an exercise is right, or what kept it from being judged.
+
+    Args:
+        answer: what the reader found; None stands for no answer yet.
+        right: says of an answer whether it is right.
+    """
+    if answer is None:
+        verdict = "no answer yet"
+    else:
+        try:
+            verdict = "right, well done" if right(answer) else "not right yet"
+        except Exception as error:  # noqa: BLE001, an answer may go wrong in any way
+            verdict = f"not right yet, it stopped with {type(error).__name__}: {error}"
+    print(f"{exercise}: {verdict}.")
+
+
+def fingerprint(answer: object) -> str:
+    """Eight characters by which an answer can be compared without being shown."""
+    return hashlib.sha256(str(answer).encode()).hexdigest()[:8]
 
 
 def _checked(

@@ -5,6 +5,8 @@ It takes the functions from the notebook's `definitions` cells and times an epoc
 alone; then the parts of a step, other sizes, one thread, and the memory that all of it needs.
 Each figure is the median of several rounds, with the fastest and the slowest in brackets. Nothing
 else should be running: two busy programs slow the matrix products by far more than half.
+
+`python tests/benchmark.py --seeds 0 1 2` repeats the long training of section 14 with these seeds.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,8 +167,21 @@ def peak_megabytes():
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def run_notebook():
-    """Seconds and peak memory in MB of running the notebook from top to bottom in a fresh kernel."""
+def held_after_epochs(epoch, count):
+    """MB that Python and NumPy hold after each of some epochs, and the most during that epoch."""
+    held = []
+    tracemalloc.start()
+    for i in range(count):
+        progress(f"epoch {i + 1} of {count}: memory")
+        tracemalloc.reset_peak()
+        epoch()
+        held.append([size / 1e6 for size in tracemalloc.get_traced_memory()])
+    tracemalloc.stop()
+    return held
+
+
+def run_part_one():
+    """Seconds and peak memory in MB of running Part I of the notebook in a fresh kernel."""
     import nbformat
     from nbclient import NotebookClient
 
@@ -173,7 +189,8 @@ def run_notebook():
     probe = nbformat.v4.new_code_cell(
         "from tests.benchmark import peak_megabytes as _p; print(_p())"
     )
-    notebook.cells.append(probe)
+    end = [cell.id for cell in notebook.cells].index("part-two")
+    notebook.cells[end:] = [probe]
     with tempfile.TemporaryDirectory() as folder:
         for name in ("helpers.py", "data", "tests"):
             os.symlink(ROOT / name, Path(folder, name))
@@ -190,14 +207,38 @@ def one_thread(rounds):
     return json.loads(result.stdout)
 
 
+def climb_with_seeds(seeds):
+    """Print accuracy on the test images and seconds of section 14's training, a line a seed."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    from conftest import definitions, sources
+
+    import helpers
+
+    os.chdir(ROOT)  # where the notebook's cells look for the data
+    nb, cells = definitions(), sources()
+    helpers.watch = lambda records, epochs: records
+    for cell in ("load", "split", "scaled"):
+        exec(cells[cell], vars(nb))  # noqa: S102, our own source
+    for nb.SEED in seeds:
+        print(f"\nseed {nb.SEED}", flush=True)
+        for cell in ("far-run", "far-test"):
+            exec(cells[cell], vars(nb))  # noqa: S102, our own source
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--quick", action="store_true", help="about a minute: fewer rounds and rows"
     )
     parser.add_argument("--rounds", type=int, help="rounds of each table")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="only repeat the training of section 14 with these"
+    )
     parser.add_argument("--one-thread", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.seeds is not None:
+        climb_with_seeds(options.seeds)
+        return
     rounds = options.rounds or (3 if options.quick else 7)
 
     nb, x, y, import_seconds, load_seconds = load()
@@ -273,15 +314,21 @@ def main():
         [(name, seconds, compared(single, name)) for name, seconds in single.items()],
     )
 
+    held = held_after_epochs(numpy_epoch(nb, fresh(), x, y), 3 if options.quick else 10)
+    progress("")
+    print(
+        "\nmemory held after each epoch beyond what was held before the first, and the most during it:"
+    )
+    print("  " + ", ".join(f"{after:.2f} ({peak:.1f})" for after, peak in held) + " MB")
     if before:
         print(
-            f"\nmemory: at most {peak_megabytes():.0f} MB here, {before:.0f} MB before the first epoch"
+            f"this whole process: at most {peak_megabytes():.0f} MB, before the epochs {before:.0f}"
         )
     if not options.quick:
-        progress("running the notebook")
-        seconds, peak = run_notebook()
+        progress("running Part I of the notebook")
+        seconds, peak = run_part_one()
         progress("")
-        print(f"the whole notebook: {seconds:.0f} s, at most {float(peak):.0f} MB")
+        print(f"Part I of the notebook: {seconds:.0f} s, at most {float(peak):.0f} MB")
     print(
         f"\nan epoch of the notebook takes {ratio(epochs, 'the notebook', 'PyTorch'):.2f} times PyTorch's, "
         f"{ratio(epochs, 'the notebook', 'matrix products alone'):.2f} times its matrix products alone"

@@ -14,6 +14,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 NOTEBOOK = Path(__file__).resolve().parents[1] / "mnist_from_scratch.ipynb"
 
 
+def sources(tag=None):
+    """The source of each code cell of the notebook, or of each with a tag, by the cell's name."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return {
+        cell["id"]: "".join(cell["source"])
+        for cell in cells
+        if cell["cell_type"] == "code" and tag in {None, *cell["metadata"].get("tags", [])}
+    }
+
+
 def definitions(changes=None):
     """The notebook's cells tagged `definitions`, executed in order, as a module.
 
@@ -23,16 +33,14 @@ def definitions(changes=None):
     Raises:
         ValueError: if a piece does not stand in these cells exactly once.
     """
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "definitions" in cell["metadata"].get("tags", [])]
-    sources = {cell["id"]: "".join(cell["source"]) for cell in tagged}
+    tagged = sources("definitions")
     for old, new in (changes or {}).items():
-        count = sum(source.count(old) for source in sources.values())
+        count = sum(source.count(old) for source in tagged.values())
         if count != 1:
             raise ValueError(f"{old!r} stands {count} times in the definitions, not once.")
-        sources = {cell: source.replace(old, new) for cell, source in sources.items()}
+        tagged = {cell: source.replace(old, new) for cell, source in tagged.items()}
     module = ModuleType(NOTEBOOK.stem)
-    for cell, source in sources.items():
+    for cell, source in tagged.items():
         name = f"<{NOTEBOOK.name}, cell {cell}{f', {changes}' if changes else ''}>"
         # Where tracebacks and inspect look for lines of source.
         linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name

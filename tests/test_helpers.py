@@ -23,6 +23,7 @@ import nbformat
 import numpy as np
 import pytest
 import torchvision.datasets.utils
+from conftest import definitions
 from jupyter_client.manager import KernelManager
 from matplotlib.image import imread
 from torchvision.datasets import MNIST
@@ -410,6 +411,10 @@ GOOD = {
         "rows": {"before": RNG.normal(size=(3, 784)), "after": np.ones((3, 784))}, "title": "Some weights",
     },
     "plot_function": {"x": X, "curves": {"square": X**2, "cube": X**3}, "title": "Functions"},
+    "plot_lines": {
+        "panels": {"Left": {"a": (X, X), "b": (X, X**2)}, "Right": {"a": (X, X**3), "b": (X, -X)}},
+        "xlabel": "layer", "title": "Lines in two panels",
+    },
     "plot_times": {"parts": {"products": 0.5, "update": 0.4, "rest": 0.01}, "products": 0.4},
     "plot_confusion": {"counts": RNG.integers(0, 9, (10, 10)), "title": "Confusion"},
     "plot_predictions": {
@@ -460,6 +465,23 @@ def test_weights_that_are_all_zero_and_faultless_answers_can_be_drawn(shown):
     draw("plot_weights", rows={"none": np.zeros((3, 784))})
     draw("plot_confusion", counts=np.diag(range(10)))
     assert len(shown) == 2
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_lines_are_drawn_as_they_stand_with_one_style_each_in_all_panels(shown, monkeypatch, log):
+    figures = []
+    monkeypatch.setattr(helpers, "show", lambda figure, alt: figures.append((figure, alt)))
+    draw("plot_lines", log=log)
+    ((figure, alt),) = figures
+    styles = []
+    for axes, (title, lines) in zip(figure.axes, GOOD["plot_lines"]["panels"].items(), strict=True):
+        assert axes.get_title() == title and axes.get_yscale() == ("log" if log else "linear")
+        for line, (label, (x, y)) in zip(axes.lines, lines.items(), strict=True):
+            assert np.array_equal(line.get_xdata(), x) and np.array_equal(line.get_ydata(), y)
+            assert line.get_label() == label
+        styles.append([(line.get_linestyle(), line.get_color()) for line in axes.lines])
+    assert styles[0] == styles[1] and len(set(styles[0])) == 2
+    assert alt == "Lines in two panels. Left, Right; lines: a, b."
 
 
 def test_the_picture_of_the_training_shows_every_record_as_it_stands():
@@ -606,6 +628,25 @@ def test_watch_shows_the_figures_and_the_time_left(screen):
         "training:   loss 0.3333, accuracy 93.33%",
         "validation: loss 0.6667, accuracy 86.67%",
     ]
+
+
+def test_watch_tells_the_time_left_if_there_is_a_record_every_few_epochs_only(screen):
+    records = ({**record, "epoch": 5 * record["epoch"]} for record in running(screen, 50))
+    list(helpers.watch(records, 20))
+    assert [text.split("\n")[0] for text in screen.status[1:]] == [
+        "epoch 5 of 20, about 150 s left",
+        "epoch 10 of 20, about 100 s left",
+        "epoch 15 of 20, about 50 s left",
+    ]
+
+
+def test_watch_names_the_epoch_of_the_last_record_if_it_is_stopped(screen, capsys):
+    def records():
+        yield {**RECORDS[0], "epoch": 5}
+        raise KeyboardInterrupt
+
+    list(helpers.watch(records(), 20))
+    assert capsys.readouterr().out.startswith("Stopped after 5 of 20 epochs")
 
 
 @pytest.mark.parametrize("seconds, drawings", [(10, [0, 1, 2, 3, 3]), (2, [0, 2, 3]), (0, [0, 3])])
@@ -768,6 +809,21 @@ def test_the_stop_button_works_in_the_very_first_epoch(kernel):
     kernel.run("assert history == []")
     for cell in LATER:
         kernel.run(CELLS[cell].source)
+
+
+def test_the_stop_button_leaves_what_the_test_of_section_14_needs(kernel):
+    kernel.run("FAR_EPOCHS = 10**6")
+    shown = kernel.run(CELLS["far-run"].source, stop_at="epoch 5 of 1000000, about")
+    assert re.search(r"Stopped after \d+ of 1000000 epochs", shown)
+    kernel.run("assert far_history[0]['epoch'] == 5")
+    assert "test accuracy" in kernel.run(CELLS["far-test"].source)
+    kernel.run("FAR_EPOCHS = 3")  # too few for a record
+    kernel.run(CELLS["far-run"].source)
+    kernel.run("assert far_history == []")
+    assert "test accuracy" in kernel.run(CELLS["far-test"].source)
+    kernel.run("FAR_EPOCHS = 30")  # not stopped, and random labels cannot be learned
+    kernel.run(CELLS["far-run"].source)
+    kernel.run(CELLS["far-test"].source, error="AssertionError")
 
 
 def test_divergence_is_told_in_one_sentence_without_warnings(kernel):
@@ -1043,3 +1099,79 @@ def test_a_table_without_rows_is_its_header(capsys):
 def test_a_row_that_does_not_fit_is_not_cut():
     with pytest.raises(ValueError):
         helpers.print_table(["one", "two"], [["1"]])
+
+
+# --------------------------------------------------------------------------------------- exercises
+
+
+def test_an_answer_is_called_right_or_not_and_none_is_no_answer(capsys):
+    for answer in (None, 41, 42):
+        helpers.grade("Exercise 1", answer, lambda n: n == 42)
+    assert capsys.readouterr().out.split("\n")[:-1] == [
+        "Exercise 1: no answer yet.",
+        "Exercise 1: not right yet.",
+        "Exercise 1: right, well done.",
+    ]
+
+
+def test_an_answer_that_cannot_be_judged_is_told_why(capsys):
+    helpers.grade("Exercise 2", "three", lambda n: n + 1 == 4)
+    shown = capsys.readouterr().out
+    assert shown.startswith("Exercise 2: not right yet, it stopped with TypeError: ")
+
+
+def test_an_answer_may_be_an_array(capsys):
+    helpers.grade("Exercise 3", np.zeros(3), lambda array: array.sum() == 0)
+    assert capsys.readouterr().out == "Exercise 3: right, well done.\n"
+
+
+def test_equal_answers_have_equal_fingerprints_and_others_do_not():
+    prints = [helpers.fingerprint(n) for n in (167_560, 167_560, 167_561, np.int64(167_560))]
+    assert prints[0] == prints[1] == prints[3] != prints[2]
+    assert re.fullmatch(r"[0-9a-f]{8}", prints[0])
+
+
+SOLUTIONS = {  # what a reader could put into the cells of the exercises, right and wrong
+    "own-count": ("answer = None", "answer = 167_560", "answer = 167_300"),
+    "own-slope": ("return None", "return 1 - np.tanh(z) ** 2", "return 1 - z**2"),
+    "own-soft": ("return None", "return (softmax(z) - T) / len(z)", "return softmax(z) - T"),
+    "own-rate": ("rate = None", "rate = 0.1", "rate = 0.01"),
+    "own-permute": (
+        "return None",
+        "(W, b), (V, c), *rest = params; return [(W[:, order], b[order]), (V[order], c), *rest]",
+        "(W, b), *rest = params; return [(W[:, order], b[order]), *rest]",
+    ),
+    "own-small": (
+        "my_params = None",
+        "my_params = [(np.eye(784, 10, dtype=np.float32), np.zeros(10, np.float32))]",
+        "my_params = [(np.zeros((784, 10), np.float32), np.zeros(10, np.float32))]",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def learner():
+    """The names that the exercises use: the definitions of the notebook and small data."""
+    nb = definitions()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (300, 28, 28)).astype(np.uint8)
+    x, y = nb.scale(images, 127, 74), rng.integers(0, 10, 300)
+    nb.x_train, nb.y_train = x[:100], y[:100]
+    nb.x_val = x[100:]
+    nb.y_val = nb.x_val[:, :10].argmax(axis=1)  # which the first ten pixels tell
+    nb.params = nb.init_params(nb.SIZES, rng)
+    return nb
+
+
+@pytest.mark.parametrize("cell", SOLUTIONS)
+def test_exercises_tell_right_answers_from_wrong_ones_and_from_none(learner, capsys, cell):
+    blank, right, wrong = SOLUTIONS[cell]
+    source = CELLS[cell].source
+    assert source.count(blank) == 1
+    for answer, verdict in ((blank, "no answer"), (right, "right,"), (wrong, "not right yet.")):
+        exec(source.replace(blank, answer), vars(learner))  # noqa: S102, our own source
+        assert f": {verdict}" in capsys.readouterr().out, answer
+
+
+def test_every_exercise_has_a_solution_here():
+    assert [cell for cell in CELLS if cell.startswith("own-")] == list(SOLUTIONS)

@@ -22,6 +22,7 @@ torch.set_num_threads(1)  # on few cores its threads and those of NumPy wait for
 
 ALPHA = float(np.float32(0.01))
 SIZES = (784, 500, 300, 100, 10)
+AFFINE, SHIFT, BEND = 0.13, 1.5, 1  # largest matrix entry, pixels; standard deviation, pixels
 LAYERS = [(10, 10, 10, 10), (20, 20, 10), (6, 5, 4, 10), SIZES]
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-10}
 
@@ -432,6 +433,203 @@ def test_the_notebooks_check_leaves_out_and_counts_entries_that_take_a_unit_over
     assert max(errors) < 1e-6
 
 
+# ------------------------------------------------------------------------------- what Part II adds
+
+
+def test_he_has_the_variance_of_its_formula_and_zero_biases(nb):
+    for (W, b), n_in in zip(nb.he_params(SIZES, np.random.default_rng(0)), SIZES):
+        assert W.dtype == b.dtype == np.float32
+        assert abs(W.var() / (2 / n_in) - 1) < 5 * np.sqrt(0.8 / W.size)
+        assert not b.any()
+
+
+def test_stretched_and_equal_weights_are_xaviers_times_a_factor_and_one_value(nb):
+    sizes = (6, 5, 10)
+    drawn = {
+        name: flat(init(sizes, np.random.default_rng(0)))
+        for name, init in {"1": nb.init_params, "3": nb.stretched(3), "=": nb.equal(0.2)}.items()
+    }
+    for array, thrice, same in zip(*drawn.values()):
+        assert array.dtype == thrice.dtype == same.dtype == np.float32
+        assert relative_error(thrice, 3 * array) < 1e-6 if array.any() else not thrice.any()
+        assert (same == (np.float32(0.2) if array.any() else 0)).all()
+
+
+def test_sigmoid_and_its_slope_agree_with_pytorch(nb):
+    z = torch.linspace(-20, 20, 101, dtype=torch.float64, requires_grad=True)
+    value = torch.sigmoid(z)
+    value.sum().backward()
+    ours = z.detach().numpy()
+    assert np.allclose(nb.sigmoid(ours), value.detach(), rtol=1e-12, atol=0)
+    assert np.allclose(nb.sigmoid_grad(ours), z.grad, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("changes", [{}, {"ALPHA": np.float32(0.5), "LEARNING_RATE": 0.1}], ids=str)
+def test_a_trial_is_a_training_with_other_values_which_are_put_back(nb, seed, changes):
+    _, x, y = problem((6, 5, 10), 200, dtype=np.float32)
+    x, x_val, y, y_val = x[:130], x[130:], y[:130], y[130:]
+    images = {"x_few": x, "y_few": y, "x_watch": x_val, "y_val": y_val}
+    with mock.patch.dict(vars(nb), images | {"SIZES": (6, 5, 10)}):
+        before = dict(vars(nb))
+        loss, accuracy, params = nb.trial(seed, **changes)
+        assert vars(nb) == before
+    rng = np.random.default_rng(seed)
+    lr = changes.get("LEARNING_RATE", nb.LEARNING_RATE)
+    with mock.patch.dict(vars(nb), changes):
+        reference = nb.init_params((6, 5, 10), rng)
+        arguments = nb.TRIAL_EPOCHS, nb.BATCH_SIZE, lr, nb.DECAY, rng
+        *_, record = nb.train(reference, x, y, x_val, y_val, *arguments)
+    assert (loss, accuracy) == (record["val_loss"], record["val_accuracy"])
+    assert all(map(np.array_equal, flat(params), flat(reference)))
+
+
+def test_momentum_agrees_with_pytorch_and_changes_the_arrays_themselves(nb):
+    params, gradients = problem((6, 5, 10), 1)[0], np.random.default_rng(1)
+    arrays, model = flat(params), [torch.tensor(array) for array in flat(params)]
+    optimizer = torch.optim.SGD(model, lr=0.1, momentum=0.9)
+    velocities = [(0 * W, 0 * b) for W, b in params]
+    for _ in range(20):
+        grads = [
+            (gradients.normal(size=W.shape), gradients.normal(size=b.shape)) for W, b in params
+        ]
+        nb.momentum_step(params, velocities, grads, 0.1)
+        for tensor, grad in zip(model, flat(grads)):
+            tensor.grad = torch.tensor(grad)
+        optimizer.step()
+    for array, after, tensor in zip(arrays, flat(params), model):
+        assert after is array
+        assert relative_error(array, tensor) < 1e-12
+
+
+def test_the_half_cosine_agrees_with_pytorch(nb):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    for i in range(11):
+        assert nb.half_cosine(0.3, i / 10) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_distorted_images_agree_with_those_that_pytorch_looks_up(nb):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(11, 784)).astype(np.float32)
+    places = rng.uniform(-16, 16, (3, 2, 784))  # some outside, where the border counts
+    places[0, :, :4] = [[-13.5, -13.5, 13.5, 13.5], [-13.5, 13.5, -13.5, 13.5]]
+    ours = nb.distort(x, *nb.corners(places))
+    groups = [0] * 4 + [1] * 4 + [2] * 3
+    column_and_row = (places[groups, ::-1] / 13.5).transpose(0, 2, 1).reshape(11, 28, 28, 2)
+    theirs = torch.nn.functional.grid_sample(
+        torch.tensor(x, dtype=torch.float64).reshape(11, 1, 28, 28),
+        torch.tensor(column_and_row),
+        padding_mode="border",
+        align_corners=True,
+    ).reshape(11, 784)
+    assert ours.dtype == np.float32
+    assert relative_error(ours, theirs) < 1e-5
+
+
+def test_affine_places_are_near_those_of_the_pixels_and_use_the_whole_range(nb):
+    places = nb.affine_places(500, np.random.default_rng(0))
+    assert places.shape == (500, 2, 784)
+    pixels = np.stack([*np.indices((28, 28)).reshape(2, 784) - 13.5, np.ones(784)])
+    fitted = places @ np.linalg.pinv(pixels)  # (500, 2, 3): a matrix and a shift
+    assert np.allclose(fitted @ pixels, places, atol=1e-9)
+    for entries, limit in ((fitted[..., :2] - np.eye(2), AFFINE), (fitted[..., 2:], SHIFT)):
+        largest = abs(entries).reshape(500, -1).max(axis=0)
+        assert (largest < limit + 1e-9).all() and (largest > 0.97 * limit).all()
+        assert (abs(entries.mean(axis=0)) < 0.15 * limit).all()
+
+
+def test_elastic_places_bend_by_the_wanted_amount_and_alike_for_neighbours(nb):
+    still = np.zeros((2000, 2, 784))
+    with mock.patch.object(nb, "affine_places", lambda n, rng: still[:n]):
+        bends = nb.elastic_places(2000, np.random.default_rng(0)).reshape(4000, 28, 28)
+    assert np.allclose(bends.std(axis=0), BEND, rtol=0.1)
+    assert abs(bends.mean(axis=0)).max() < 0.1
+    mine = bends[:, 14, 14]
+    for apart in (1, 2, 4, 6):  # two bells so far apart overlap by e^(-d² / (4 σ²))
+        for other in (bends[:, 14 + apart, 14], bends[:, 14, 14 - apart]):
+            expected = np.exp(-(apart**2) / (4 * 4**2))
+            assert np.corrcoef(mine, other)[0, 1] == pytest.approx(expected, abs=0.04)
+
+
+def climb(nb, params, x, y, epochs=3, **options):
+    """The records of a climb, validated on the training images."""
+    return list(nb.climb(params, x, y, x, y, epochs, np.random.default_rng(0), **options))
+
+
+@pytest.mark.parametrize("falling", [True, False])
+@pytest.mark.parametrize("penalty", [0, 0.1])
+def test_climbing_without_distortions_agrees_with_gradients_from_pytorch(nb, penalty, falling):
+    params, x, y = problem((6, 5, 10), 500)
+    model = torch_model(params)
+    tensors = list(model.parameters())
+    velocities = [torch.zeros_like(tensor) for tensor in tensors]
+    rng, step, steps = np.random.default_rng(0), 0, 3 * -(-500 // nb.FAR_BATCH)
+    for _ in range(3):
+        for batch in nb.mini_batches(500, nb.FAR_BATCH, rng):
+            lr = nb.FAR_RATE * ((1 + np.cos(np.pi * step / steps)) / 2 if falling else 1)
+            logits = model(torch.tensor(x[batch]))
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(y[batch]))
+            for weights in tensors[::2]:  # every other one are biases
+                loss = loss + penalty / 2 * (weights**2).sum()
+            for tensor, velocity, grad in zip(
+                tensors, velocities, torch.autograd.grad(loss, tensors), strict=True
+            ):
+                velocity.mul_(0.9).sub_(grad, alpha=lr)
+                tensor.data.add_(velocity)
+            step += 1
+    climb(nb, params, x, y, falling=falling, penalty=penalty)
+    for ours, theirs in zip(flat(params), torch_arrays(tensors), strict=True):
+        assert relative_error(ours, theirs) < 1e-12
+
+
+def test_climbing_sees_each_group_of_a_batch_in_a_distortion_of_its_own(nb):
+    images = np.zeros((500, 28, 28), np.float32)
+    images[np.arange(500), 14, 14] = np.arange(1, 501)  # one spot, which tells the image
+    digits = np.arange(500) * 7 % 10
+    seen, asked = [], []
+
+    def moved(n, rng):
+        """Every distortion moves the spot to a column of its own, from 3 to 24, in turn."""
+        columns = 3 + np.arange(len(asked), len(asked) + n) % 22
+        asked.extend(columns)
+        shift = np.stack([np.zeros(n), 14 - columns], axis=1)[:, :, None]
+        return np.indices((28, 28)).reshape(2, 784) - 13.5 + shift
+
+    def backward_seen(params, cache, y):
+        seen.append((cache[0][0].reshape(-1, 28, 28), y))
+        return [(0 * W, 0 * b) for W, b in params]
+
+    params = nb.init_params((784, 10), np.random.default_rng(0))
+    with mock.patch.object(nb, "backward", backward_seen):
+        records = climb(nb, params, images.reshape(500, 784), digits, 4, places=moved, every=2)
+    assert [record["epoch"] for record in records] == [2, 4]
+    assert len(seen) == 4 * 3 and len(asked) == nb.GROUPS * len(seen)
+    for i, (x, y) in enumerate(seen):
+        numbers = x.sum(axis=(1, 2)).round().astype(int) - 1
+        assert np.array_equal(y, digits[numbers])
+        columns = asked[nb.GROUPS * i : nb.GROUPS * (i + 1)]
+        groups = np.array_split(x.argmax(axis=2)[:, 14], nb.GROUPS)
+        assert [set(group) for group in groups] == [{column} for column in columns]
+
+
+def test_every_number_in_a_climb_of_float32_is_float32(nb):
+    params = nb.he_params((784, 6, 10), np.random.default_rng(0))
+    x = np.random.default_rng(0).normal(size=(210, 784)).astype(np.float32)
+    seen, momentum_step = [], nb.momentum_step
+
+    def seen_step(params, velocities, grads, lr):
+        momentum_step(params, velocities, grads, lr)
+        seen.extend(flat(params) + flat(velocities) + flat(grads) + [lr * grads[0][0]])
+
+    with mock.patch.object(nb, "momentum_step", seen_step):
+        climb(nb, params, x, np.arange(210) % 10, places=nb.elastic_places, penalty=nb.PENALTY)
+    assert len(seen) == 3 * 2 * 13
+    assert {array.dtype for array in seen} == {np.dtype(np.float32)}
+
+
 # ---------------------------------------------------------------------- definitions with a mistake
 
 
@@ -445,7 +643,7 @@ def test_tracebacks_and_inspect_show_the_source_of_the_cells():
     assert inspect.getsource(nb.softmax).startswith("def softmax(z):")
 
 
-@pytest.mark.parametrize("piece, count", [("no such piece", 0), ("keepdims=True", 3)])
+@pytest.mark.parametrize("piece, count", [("no such piece", 0), ("keepdims=True", 4)])
 def test_a_change_whose_piece_does_not_stand_there_exactly_once_is_refused(piece, count):
     with pytest.raises(ValueError, match=f"{piece}.* {count} times"):
         definitions({piece: ""})
@@ -606,7 +804,7 @@ MISTAKES = {  # for each test, mistakes that it has to catch: (piece of the defi
     test_a_training_that_diverges_says_so_and_in_which_epoch: {
         "divergence not noticed": ("if not np.isfinite(train_loss + val_loss)", "if False"),
         "divergence with NumPy's warnings": ('np.errstate(all="ignore")', "np.errstate()"),
-        "epoch of the divergence counted from 0": ("epoch {epoch + 1}", "epoch {epoch}"),
+        "epoch of the divergence counted from 0": ("epoch {epoch}:", "epoch {epoch - 1}:"),
     },
     test_the_notebooks_check_finds_backward_right: {
         "central difference over h instead of 2 h": ("/ (2 * h)", "/ h"),
@@ -628,6 +826,85 @@ MISTAKES = {  # for each test, mistakes that it has to catch: (piece of the defi
         "kinks of the first layer only": ("for z in Z[:-1]", "for z in Z[:1]"),
         "kinks of the logits, which have none": ("for z in Z[:-1]", "for z in Z"),
         "kinks counted once an array": ("np.isnan(slopes).sum()", "np.isnan(slopes).any()"),
+    },
+    test_he_has_the_variance_of_its_formula_and_zero_biases: {
+        "He with the number of outputs": ("sum(W.shape) / len(W)", "sum(W.shape) / len(b)"),
+        "He twice as wide": ("np.sqrt(sum(W.shape) / len(W))", "sum(W.shape) / len(W)"),
+    },
+    test_stretched_and_equal_weights_are_xaviers_times_a_factor_and_one_value: {
+        "not stretched": ("np.float32(factor) * W", "W"),
+        "equal to something else": ("np.full_like(W, value)", "np.full_like(W, 1)"),
+    },
+    test_sigmoid_and_its_slope_agree_with_pytorch: {
+        "sigmoid mirrored": ("1 / (1 + np.exp(-z))", "1 / (1 + np.exp(z))"),
+        "slope of the sigmoid without 1 - a": ("sigmoid(z) * (1 - sigmoid(z))", "sigmoid(z)"),
+    },
+    test_a_trial_is_a_training_with_other_values_which_are_put_back: {
+        "a trial that changes nothing": ("patch.dict(globals(), changes)", "patch.dict(globals())"),
+        "a trial that leaves its changes behind": (
+            "    with patch.dict(globals(), changes), np",
+            "    globals().update(changes)\n    with np",
+        ),
+        "a trial regardless of the seed": (
+            "rng = np.random.default_rng(seed)",
+            "rng = np.random.default_rng(SEED)",
+        ),
+        "a trial without decay": ("decayed(LEARNING_RATE, DECAY, epoch)", "LEARNING_RATE"),
+    },
+    test_momentum_agrees_with_pytorch_and_changes_the_arrays_themselves: {
+        "velocity uphill": ("velocity -= lr * grad", "velocity += lr * grad"),
+        "velocity that does not decay": ("velocity *= MOMENTUM", "pass"),
+        "another momentum": ("MOMENTUM = 0.9", "MOMENTUM = 0.95"),
+        "a copy moved": ("array += velocity", "array = array + velocity"),
+    },
+    test_the_half_cosine_agrees_with_pytorch: {
+        "rate that rises": ("(1 + cos(pi * progress))", "(1 - cos(pi * progress))"),
+        "a whole cosine": ("cos(pi * progress)", "cos(2 * pi * progress)"),
+    },
+    test_distorted_images_agree_with_those_that_pytorch_looks_up: {
+        "rows and columns swapped": ("28 * row + column", "28 * column + row"),
+        "nearest pixel to the left": ("first + 29], axis=1)", "first + 28], axis=1)"),
+        "weights of left and right swapped": (
+            "up, left = 1 - down, 1 - right",
+            "up, left = 1 - down, right\n    right = 1 - left",
+        ),
+        "all images in one way": ("np.array_split(x, len(numbers)), numbers", "[x], numbers"),
+    },
+    test_affine_places_are_near_those_of_the_pixels_and_use_the_whole_range: {
+        "shifts to one side": ("rng.uniform(-1.5, 1.5,", "rng.uniform(0, 1.5,"),
+        "stretched only": ("np.eye(2) + rng", "np.eye(2) + np.eye(2) * rng"),
+        "counted from the corner": ("- 13.5  # row and column", "# row and column"),
+    },
+    test_elastic_places_bend_by_the_wanted_amount_and_alike_for_neighbours: {
+        "rows of the smoothing with sum 1": (
+            "SMOOTH / np.linalg.norm(SMOOTH, axis=1, keepdims=True)",
+            "SMOOTH / SMOOTH.sum(axis=1, keepdims=True)",
+        ),
+        "smoothed along columns only": (" @ SMOOTH.T", ""),
+        "a narrower bell": ("/ (2 * 4**2)", "/ 4**2"),
+    },
+    test_climbing_without_distortions_agrees_with_gradients_from_pytorch: {
+        "schedule one epoch ahead": ("(epoch - 1 + i", "(epoch + i"),
+        "rate that falls by epochs": ("(epoch - 1 + i / len(batches))", "(epoch - 1)"),
+        "penalty twice as large": ("dW += penalty * W", "dW += 2 * penalty * W"),
+        "no penalty": ("dW += penalty * W", "pass"),
+        "falling, whatever is asked": (" / epochs if falling else 0", " / epochs"),
+    },
+    test_climbing_sees_each_group_of_a_batch_in_a_distortion_of_its_own: {
+        "the first distortions for all batches": (
+            "slice(GROUPS * i, GROUPS * (i + 1))",
+            "slice(GROUPS)",
+        ),
+        "digits of other images": ("y_train[batch])", "y_train[: len(batch)])"),
+        "a record after every epoch": ("if epoch % every == 0:", "if epoch:"),
+        "distortions of the first epoch for all": (
+            "        if places:\n            numbers",
+            "        if places and epoch == 1:\n            numbers",
+        ),
+    },
+    test_every_number_in_a_climb_of_float32_is_float32: {
+        "rate that is a NumPy number": ("(1 + cos(pi * progress))", "(1 + np.cos(pi * progress))"),
+        "weights of the pixels in float64": (".astype(np.float32).swapaxes", ".swapaxes"),
     },
 }
 
