@@ -6,7 +6,8 @@ alone; then the parts of a step, other sizes, one thread, and the memory that al
 Each figure is the median of several rounds, with the fastest and the slowest in brackets. Nothing
 else should be running: two busy programs slow the matrix products by far more than half.
 
-`python tests/benchmark.py --seeds 0 1 2` repeats the long training of section 14 with these seeds.
+`--seeds 0 1 2` only repeats the long training of section 14 with these seeds, and `--ladder 0` trains
+as long on each rung of its ladder.
 """
 
 import argparse
@@ -207,22 +208,43 @@ def one_thread(rounds):
     return json.loads(result.stdout)
 
 
-def climb_with_seeds(seeds):
-    """Print accuracy on the test images and seconds of section 14's training, a line a seed."""
+def walkthrough():
+    """The notebook's functions and data, and the sources of its cells."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from conftest import definitions, sources
 
     import helpers
 
     os.chdir(ROOT)  # where the notebook's cells look for the data
-    nb, cells = definitions(), sources()
     helpers.watch = lambda records, epochs: records
+    helpers.print_table = lambda header, rows: None
+    nb, cells = definitions(), sources()
     for cell in ("load", "split", "scaled"):
         exec(cells[cell], vars(nb))  # noqa: S102, our own source
+    return nb, cells
+
+
+def climb_with_seeds(seeds):
+    """Print what the cells of the long training of section 14 print with these seeds."""
+    nb, cells = walkthrough()
     for nb.SEED in seeds:
         print(f"\nseed {nb.SEED}", flush=True)
         for cell in ("far-run", "far-test"):
             exec(cells[cell], vars(nb))  # noqa: S102, our own source
+
+
+def climb_the_ladder(seed):
+    """Print loss and accuracy on the validation images after a long training on each rung."""
+    nb, _ = walkthrough()
+    data = nb.x_train, nb.y_train, nb.x_val, nb.y_val
+    for name, options in nb.RUNGS.items():
+        start, rng = time.perf_counter(), nb.np.random.default_rng(seed)
+        *_, record = nb.climb(nb.he_params(nb.SIZES, rng), data, nb.FAR_EPOCHS, rng, **options)
+        print(
+            f"seed {seed}, {name}, {nb.FAR_EPOCHS} epochs: validation loss {record['val_loss']:.4f}, "
+            f"accuracy {record['val_accuracy']:.2%}, {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
 
 
 def main():
@@ -232,13 +254,15 @@ def main():
     )
     parser.add_argument("--rounds", type=int, help="rounds of each table")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", help="only repeat the training of section 14 with these"
+        "--seeds", type=int, nargs="+", help="only repeat the long training of section 14"
     )
+    parser.add_argument("--ladder", type=int, metavar="SEED", help="only train long on each rung")
     parser.add_argument("--one-thread", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.seeds is not None:
-        climb_with_seeds(options.seeds)
-        return
+        return climb_with_seeds(options.seeds)
+    if options.ladder is not None:
+        return climb_the_ladder(options.ladder)
     rounds = options.rounds or (3 if options.quick else 7)
 
     nb, x, y, import_seconds, load_seconds = load()
