@@ -343,7 +343,7 @@ def plot_history(history: Sequence[dict], epochs: int) -> Figure:
         if quantity == "loss":
             axes.set_ylim(bottom=0)
         else:
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     figure.tight_layout()
     return figure
 
