@@ -73,7 +73,7 @@ TOO_LARGE = "{} has more than 150 million pixels: crop it to the digit or make i
 
 DISGUISES = {
     "dark on white": {"enlarged": False},
-    "large, off centre": {},
+    "large picture": {},
     "on grey paper": {"paper": 170, "ink": 70},
     "shadow and noise": {"paper": 230, "ink": 40, "shadow": 0.5, "noise": 5},
     "blue on yellow": {"paper": (250, 240, 190), "ink": (40, 60, 170)},

@@ -485,7 +485,7 @@ def test_disguises_are_what_they_say(images):
         return picture
 
     assert np.array_equal(disguised("dark on white"), 255 - image)
-    large = disguised("large, off centre")
+    large = disguised("large picture")
     assert large.ndim == 2 and 200 <= len(large) <= 400
     assert large.max() == 255 and large.min() < 10
     assert disguised("on grey paper").max() == 170
