@@ -374,9 +374,8 @@ def watch(records: Iterable[dict], epochs: int) -> Iterator[dict]:
                 curves.update(_curves(history, epochs))
                 drawn = time.perf_counter()
     except KeyboardInterrupt:
-        done = history[-1]["epoch"] if history else 0
         print(
-            f"Stopped after {done} of {epochs} epochs; "
+            f"Stopped after {_epochs_done(history)} of {epochs} epochs; "
             "the parameters are as the last step left them."
         )
     finally:
@@ -384,9 +383,13 @@ def watch(records: Iterable[dict], epochs: int) -> Iterator[dict]:
 
 
 def _curves(history: Sequence[dict], epochs: int) -> Image:
-    done = history[-1]["epoch"] if history else 0
+    done = _epochs_done(history)
     alt = f"Loss and accuracy on training and validation images after {done} epochs."
     return _picture(plot_history(history, epochs), alt)
+
+
+def _epochs_done(history: Sequence[dict]) -> int:
+    return history[-1]["epoch"] if history else 0
 
 
 def _status(record: dict, epochs: int, seconds: float, left: float) -> str:

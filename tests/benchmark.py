@@ -23,6 +23,7 @@ import tracemalloc
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
@@ -76,7 +77,6 @@ def compared(seconds, name):
 
 def load():
     """The notebook's functions and its 50,000 training images as it prepares them."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     start = time.perf_counter()
     from conftest import definitions
 
@@ -210,7 +210,6 @@ def one_thread(rounds):
 
 def walkthrough():
     """The notebook's functions and data, and the sources of its cells."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from conftest import definitions, sources
 
     import helpers

@@ -19,11 +19,10 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pytest
 import torchvision.datasets.utils
-from conftest import definitions
+from conftest import definitions, sources
 from jupyter_client.manager import KernelManager
 from matplotlib.image import imread
 from torchvision.datasets import MNIST
@@ -31,14 +30,8 @@ from torchvision.datasets import MNIST
 import helpers
 
 ROOT = Path(__file__).resolve().parents[1]
-CELLS = {
-    cell.id: cell
-    for cell in nbformat.read(ROOT / "mnist_from_scratch.ipynb", as_version=4).cells
-    if cell.cell_type == "code"
-}
-DEFINITIONS = "\n\n".join(
-    cell.source for cell in CELLS.values() if "definitions" in cell.metadata.get("tags", [])
-)
+CELLS = sources()
+DEFINITIONS = "\n\n".join(sources("definitions").values())
 
 
 def sentence(caught):
@@ -743,7 +736,7 @@ class Kernel:
         self.client.wait_for_ready(timeout=120)
         self.run(DEFINITIONS)
         self.run(SYNTHETIC)
-        self.run(CELLS["init-table"].source)
+        self.run(CELLS["init-table"])
 
     def run(self, source, stop_at=None, error=None):
         """Run a cell, press the stop button when a text appears, and return all that is shown."""
@@ -790,12 +783,12 @@ def kernel(starting_kernel):
 
 def test_the_stop_button_leaves_what_all_later_cells_need(kernel):
     kernel.run("EPOCHS, LEARNING_RATE = 10**6, 0.01")
-    shown = kernel.run(CELLS["run"].source, stop_at="epoch 2 of 1000000, about")
+    shown = kernel.run(CELLS["run"], stop_at="epoch 2 of 1000000, about")
     epochs = int(re.search(r"Stopped after (\d+) of 1000000 epochs", shown)[1])
     assert epochs >= 2
     kernel.run(f"assert [r['epoch'] for r in history] == list(range(1, {epochs} + 1))")
     for cell in LATER + FIGURES:
-        kernel.run(CELLS[cell].source)
+        kernel.run(CELLS[cell])
     kernel.run("assert np.array_equal(loaded[0][0], params[0][0])")
 
 
@@ -803,32 +796,32 @@ def test_the_stop_button_works_in_the_very_first_epoch(kernel):
     kernel.run("EPOCHS, LEARNING_RATE = 30, 0.01")
     kernel.run("from itertools import repeat")
     kernel.run("few, mini_batches = mini_batches, lambda *_: repeat(np.arange(60))")
-    shown = kernel.run(CELLS["run"].source, stop_at="Image object")
+    shown = kernel.run(CELLS["run"], stop_at="Image object")
     kernel.run("mini_batches = few")
     assert "Stopped after 0 of 30 epochs" in shown
     kernel.run("assert history == []")
     for cell in LATER:
-        kernel.run(CELLS[cell].source)
+        kernel.run(CELLS[cell])
 
 
 def test_the_stop_button_leaves_what_the_test_of_section_14_needs(kernel):
     kernel.run("FAR_EPOCHS = 10**6")
-    shown = kernel.run(CELLS["far-run"].source, stop_at="epoch 5 of 1000000, about")
+    shown = kernel.run(CELLS["far-run"], stop_at="epoch 5 of 1000000, about")
     assert re.search(r"Stopped after \d+ of 1000000 epochs", shown)
     kernel.run("assert far_history[0]['epoch'] == 5")
-    assert "test accuracy" in kernel.run(CELLS["far-test"].source)
+    assert "test accuracy" in kernel.run(CELLS["far-test"])
     kernel.run("FAR_EPOCHS = 3")  # too few for a record
-    kernel.run(CELLS["far-run"].source)
+    kernel.run(CELLS["far-run"])
     kernel.run("assert far_history == []")
-    assert "test accuracy" in kernel.run(CELLS["far-test"].source)
+    assert "test accuracy" in kernel.run(CELLS["far-test"])
     kernel.run("FAR_EPOCHS = 30")  # not stopped, and random labels cannot be learned
-    kernel.run(CELLS["far-run"].source)
-    kernel.run(CELLS["far-test"].source, error="AssertionError")
+    kernel.run(CELLS["far-run"])
+    kernel.run(CELLS["far-test"], error="AssertionError")
 
 
 def test_divergence_is_told_in_one_sentence_without_warnings(kernel):
     kernel.run("EPOCHS, LEARNING_RATE = 30, 1e6")
-    shown = kernel.run(CELLS["run"].source, error="FloatingPointError")
+    shown = kernel.run(CELLS["run"], error="FloatingPointError")
     assert shown.split("\n")[-1].startswith("training diverged in epoch 1: lower the rate")
 
 
@@ -1166,7 +1159,7 @@ def learner():
 @pytest.mark.parametrize("cell", SOLUTIONS)
 def test_exercises_tell_right_answers_from_wrong_ones_and_from_none(learner, capsys, cell):
     blank, right, wrong = SOLUTIONS[cell]
-    source = CELLS[cell].source
+    source = CELLS[cell]
     assert source.count(blank) == 1
     for answer, verdict in ((blank, "no answer"), (right, "right,"), (wrong, "not right yet.")):
         exec(source.replace(blank, answer), vars(learner))  # noqa: S102, our own source
