@@ -153,8 +153,8 @@ def test_every_figure_is_a_png_with_a_text_that_says_what_it_shows(notebook):
             figures += 1
             text = data["text/plain"]
             assert len(text) >= 20 and not re.match(r"<.*>$|\S*$", text), (cell.id, text)
-                more = len(text.split()) > 10 or text.strip(" .\"'") not in cell.source
-                assert more, f"{cell.id}: no more than the title"
+            more = len(text.split()) > 10 or text.strip(" .\"'") not in cell.source
+            assert more, f"{cell.id}: no more than the title"
             assert output.metadata["image/png"]["alt"] == text, cell.id
     assert figures >= 8
 
