@@ -188,6 +188,7 @@ def plot_lines(
     ylabel: str = "",
     log: str = "",
     share: bool = False,
+    top: float | None = None,
 ) -> None:
     """Draw panels in rows of three, with several lines each.
 
@@ -196,6 +197,7 @@ def plot_lines(
             which is drawn as the line of the medians with a dot for each run.
         log: the axes, "x", "y" or "xy", on which equal distances are equal ratios.
         share: whether all panels have the same scales.
+        top: where the vertical axes end; what is above is not shown.
     """
     columns, rows = min(3, len(panels)), -(-len(panels) // 3)
     figure = Figure(figsize=(9, 3.3 * rows), layout="constrained")
@@ -222,6 +224,7 @@ def plot_lines(
             axis.set_major_locator(LogLocator(subs=(1, 3)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(top=top)
         axes.grid(color="0.9")
         axes.legend(frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=12)
