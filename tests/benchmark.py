@@ -174,18 +174,20 @@ LAST = 6  # the recipe of section 11
 def far_epochs(nb, seed, epochs, rung=LAST):
     """Train as the cell `far-run` does, or on a lower rung; yield the parameters each epoch."""
     rng = np.random.default_rng([seed, 11])
-    params = nb.he_params(nb.SIZES, rng)
+    params = nb.init_params(nb.SIZES, rng, nb.he)
     velocities = [(np.zeros_like(W), np.zeros_like(b)) for W, b in params]
-    step = nb.sgd_step
+    step, x = nb.sgd_step, np.empty_like(nb.x_train)
     decay = nb.WEIGHT_DECAY if rung >= 6 else 0
     if rung >= 2:
         step = partial(nb.momentum_step, velocities=velocities, weight_decay=decay)
     rate = 10 * nb.FAR_RATE if rung == 1 else nb.FAR_RATE
     for epoch in range(epochs):
         lr = nb.cosine(rate, epoch / epochs) if rung >= 3 else rate
-        x = nb.helpers.distort(nb.x_train, rng, elastic=rung >= 5) if rung >= 4 else nb.x_train
+        if rung >= 4:
+            nb.helpers.distort(nb.x_train, rng, elastic=rung >= 5, out=x)
         with np.errstate(all="ignore"):  # steps that are too long make numbers without bounds
-            nb.train_epoch(params, x, nb.y_train, nb.FAR_BATCH, lr, rng, step=step)
+            images = x if rung >= 4 else nb.x_train
+            nb.train_epoch(params, images, nb.y_train, nb.FAR_BATCH, lr, rng, step=step)
         yield params
 
 

@@ -435,15 +435,12 @@ def test_several_digits_are_refused():
     assert refusal(two.T) == refusal(two)
 
 
-@pytest.mark.parametrize("side", [12_300, 13_500, 20_000])  # Pillow itself warns, then refuses
+@pytest.mark.parametrize("side", [12_300, 20_000])  # Pillow itself warns, then refuses
 def test_a_file_of_ridiculous_size_is_refused_at_once(tmp_path, side):
     (tmp_path / "bomb.pgm").write_bytes(b"P5 %d %d 255\n" % (side, side))
-    assert refusal(tmp_path / "bomb.pgm").startswith("picture has more than 150 million pixels")
-
-
-def test_an_array_of_ridiculous_size_is_refused():
-    picture = np.broadcast_to(np.False_, (20_000, 10_000))
-    assert refusal(picture).startswith("picture has more than 150 million pixels: crop it")
+    assert refusal(tmp_path / "bomb.pgm").endswith(
+        "too large: save it again as a PNG or a JPEG, cropped to the digit."
+    )
 
 
 def test_a_photograph_of_twelve_megapixels_is_read(tmp_path):
@@ -458,23 +455,16 @@ def test_a_photograph_of_twelve_megapixels_is_read(tmp_path):
 def test_the_shrunk_digit_is_the_whole_picture_as_it_is(mnist):
     image = helpers.shrink_digit(seven())
     assert (image.shape, image.dtype) == ((28, 28), np.uint8)
-    assert image[0, 0] == 255
-    assert np.argwhere(image < 100).min(axis=0)[0] == pytest.approx(28 * 32 / 200, abs=1.5)
-    assert np.array_equal(helpers.shrink_digit(mnist[2][0]), mnist[2][0])
+    assert image[0, 0] == 0
+    assert np.argwhere(image > 155).min(axis=0)[0] == pytest.approx(28 * 32 / 200, abs=1.5)
+    assert np.array_equal(helpers.shrink_digit(255 - mnist[2][0]), mnist[2][0])
 
 
 @pytest.mark.parametrize("lined", [True, False])
-def test_the_steps_are_drawn_side_by_side(monkeypatch, mnist, lined):
-    shown = []
-    monkeypatch.setattr(helpers, "show", lambda figure, alt: shown.append((figure, alt)))
+def test_the_steps_have_names_and_end_in_the_prepared_digit(mnist, lined):
     lines = (0.4, 0) if lined else (0, 0)
     picture = helpers.disguise(mnist[2][0], np.random.default_rng(0), lines=lines)
-    helpers.plot_preparation(picture, "A seven", "a 7 in steps")
-    ((figure, alt),) = shown
+    steps = helpers.preparation(picture)
     names = ["picture", *["lines found"] * lined, "ink alone", "cropped and fitted", "centred"]
-    assert [axes.get_title() for axes in figure.axes] == names
-    assert alt == "a 7 in steps" and figure.get_suptitle() == "A seven"
-    last = figure.axes[-1]
-    assert np.array_equal(last.images[0].get_array(), helpers.prepare_digit(picture))
-    (mark,) = last.lines
-    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (14, 14)
+    assert list(steps) == names and np.array_equal(steps["picture"][:9, :9], 255 - picture[:9, :9])
+    assert np.array_equal(steps["centred"], helpers.prepare_digit(picture))

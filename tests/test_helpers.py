@@ -50,12 +50,10 @@ FAULTS = {
     "another file": lambda data: gzip.compress(data[::-1]),
     "longer": lambda data: data + data[:9],
 }
-WHOLE = {}  # the four files, each followed by its archive, in the format of MNIST
-for name, shape in zip(helpers.UNPACKED_MD5, SHAPES):
+WHOLE = {}  # the four archives, in the format of MNIST
+for (name, _), shape in zip(MNIST.resources, SHAPES):
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
-    WHOLE[name] = header + RNG.integers(0, 10, shape, np.uint8).tobytes()
-    WHOLE[f"{name}.gz"] = gzip.compress(WHOLE[name])
-UNPACKED, ARCHIVES = list(WHOLE)[::2], list(WHOLE)[1::2]
+    WHOLE[name] = gzip.compress(header + RNG.integers(0, 10, shape, np.uint8).tobytes())
 MD5 = {name: hashlib.md5(data).hexdigest() for name, data in WHOLE.items()}  # noqa: S324
 
 
@@ -68,8 +66,7 @@ def contents(folder):
 @pytest.fixture
 def raw(monkeypatch):
     """A folder with the small MNIST, where torchvision expects it; and no network."""
-    monkeypatch.setattr(MNIST, "resources", [(name, MD5[name]) for name in ARCHIVES])
-    monkeypatch.setattr(helpers, "UNPACKED_MD5", {name: MD5[name] for name in UNPACKED})
+    monkeypatch.setattr(MNIST, "resources", list(MD5.items()))
     monkeypatch.setenv("no_proxy", "*")
     with tempfile.TemporaryDirectory() as root, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # but listens to nobody, so all connections are refused
@@ -80,10 +77,6 @@ def raw(monkeypatch):
         for name, data in WHOLE.items():
             (raw / name).write_bytes(data)
         yield raw
-
-
-def spoil(path, fault):
-    path.write_bytes(FAULTS[fault](WHOLE[path.name]))
 
 
 @contextmanager
@@ -102,91 +95,73 @@ def read_only(raw):
         raw.chmod(0o755)
 
 
+def shapes_loaded(raw):
+    return [array.shape for array in helpers.load_mnist(raw.parents[1])]
+
+
 def refused(raw):
-    """What a load says that fails or is stopped, after which everything is as it was before."""
+    """What a load says that fails, after which everything is as it was before."""
     before = contents(raw.parents[1])
-    with pytest.raises((RuntimeError, KeyboardInterrupt)) as caught:
+    with pytest.raises(RuntimeError) as caught:
         helpers.load_mnist(raw.parents[1])
     assert contents(raw.parents[1]) == before
-    return sentence(caught) if caught.type is RuntimeError else "stopped"
+    return sentence(caught)
 
 
-def test_mnist_itself_is_loaded_and_is_what_the_sums_say():
+def test_mnist_itself_is_loaded_and_is_what_its_archives_hold():
     arrays = helpers.load_mnist(ROOT / "data")
     assert [a.shape for a in arrays] == [(60000, 28, 28), (60000,), (10000, 28, 28), (10000,)]
-    for array, (archive, _), md5 in zip(arrays, MNIST.resources, helpers.UNPACKED_MD5.values()):
-        data = gzip.decompress((ROOT / "data" / "MNIST" / "raw" / archive).read_bytes())
+    for array, (archive, md5) in zip(arrays, MNIST.resources):
+        data = (ROOT / "data" / "MNIST" / "raw" / archive).read_bytes()
         assert hashlib.md5(data).hexdigest() == md5  # noqa: S324
-        assert data.endswith(array.astype(np.uint8).tobytes())
+        assert gzip.decompress(data).endswith(array.astype(np.uint8).tobytes())
 
 
-def test_a_read_only_folder_is_no_obstacle_if_its_files_or_its_archives_are_whole(raw):
-    helpers.load_mnist(raw.parents[1])  # which imports what only root may import
+def test_nothing_is_written_or_said_and_no_unpacked_file_is_trusted(raw, capsys):
+    (raw / "train-images-idx3-ubyte").write_bytes(b"left by a killed run")
+    before = contents(raw)
+    assert shapes_loaded(raw) == SHAPES and contents(raw) == before
     with read_only(raw):
-        assert [array.shape for array in helpers.load_mnist(raw.parents[1])] == SHAPES
-    (raw / UNPACKED[0]).chmod(0)  # which only root can read
-    spoil(raw / UNPACKED[1], "cut short")
-    with read_only(raw):
-        assert [array.shape for array in helpers.load_mnist(raw.parents[1])] == SHAPES
-    assert (raw / UNPACKED[1]).read_bytes() != WHOLE[UNPACKED[1]]
+        assert shapes_loaded(raw) == SHAPES
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_damaged_files_are_unpacked_again(raw, capsys, fault):
-    for name in UNPACKED:
-        spoil(raw / name, fault)
-    assert [array.shape for array in helpers.load_mnist(raw.parents[1])] == SHAPES
-    assert contents(raw) == WHOLE and capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_damaged_archives_are_downloaded_again(raw, monkeypatch, fault):
+def test_archives_that_lack_or_are_damaged_are_downloaded(raw, monkeypatch, fault):
     def download(url, root, filename, md5):
         Path(root, filename).write_bytes(WHOLE[filename])
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
-    for name in WHOLE:
-        spoil(raw / name, fault)
+    for name, data in WHOLE.items():
+        (raw / name).write_bytes(FAULTS[fault](data))
     if fault == "empty":
         shutil.rmtree(raw.parent)
-    helpers.load_mnist(raw.parents[1])
-    assert contents(raw) == WHOLE
+    else:
+        with read_only(raw):
+            assert shapes_loaded(raw) == SHAPES
+    assert shapes_loaded(raw) == SHAPES and contents(raw) == WHOLE
 
 
-@pytest.mark.parametrize("archive, fault", list(zip(ARCHIVES, FAULTS)))
+@pytest.mark.parametrize("archive, fault", [*zip(WHOLE, FAULTS), (list(WHOLE)[3], "unreadable")])
 def test_an_archive_that_cannot_be_had_is_named(raw, archive, fault):
-    spoil(raw / archive, fault)
-    (raw / UNPACKED[0]).unlink()
-    text = refused(raw)
+    if fault == "unreadable":
+        helpers.load_mnist(raw.parents[1])  # which imports what only root may import
+        (raw / archive).chmod(0)
+        with read_only(raw), pytest.raises(RuntimeError) as caught:
+            helpers.load_mnist(raw.parents[1])
+        text = sentence(caught)
+    else:
+        (raw / archive).write_bytes(FAULTS[fault](WHOLE[archive]))
+        text = refused(raw)
     assert text.startswith(f"{archive} is missing or damaged and could not be downloaded (")
     assert f"MD5 sum {MD5[archive]}, at {(raw / archive).as_posix()} and run" in text
 
 
-def test_a_run_that_is_stopped_or_finds_the_disk_full_leaves_nothing(raw, monkeypatch):
-    (raw / UNPACKED[0]).unlink()
+def test_a_full_disk_is_told(raw, monkeypatch):
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(helpers, "_read", Mock(side_effect=[full, KeyboardInterrupt]))
+    monkeypatch.setattr("torchvision.datasets.utils.extract_archive", Mock(side_effect=full))
+    monkeypatch.setattr("torchvision.datasets.utils._decompress", Mock(side_effect=full))
     assert re.match(r"MNIST could not be unpacked in .*\(.*No space.*\): make room", refused(raw))
-    assert refused(raw) == "stopped"
-
-
-def test_two_kernels_at_once_harm_nothing(raw, monkeypatch):
-    def read_while_another_loads(root):
-        monkeypatch.setattr(helpers, "_read", read)
-        helpers.load_mnist(raw.parents[1])
-        return read(root)
-
-    def open_while_another_reads(path, mode):
-        opened = open(path, mode)
-        assert path.read_bytes() == WHOLE[path.name] or path.name == UNPACKED[0]
-        return opened
-
-    read = helpers._read
-    monkeypatch.setattr(helpers, "_read", read_while_another_loads)
-    monkeypatch.setattr(helpers, "open", open_while_another_reads, raising=False)
-    spoil(raw / UNPACKED[0], "cut short")
-    helpers.load_mnist(raw.parents[1])
-    assert contents(raw) == WHOLE
 
 
 # ---------------------------------------------------------------------------------------- figures
@@ -201,7 +176,6 @@ GOOD = {
     "plot_way_back": [(784, 500, 300, 100, 10)],
     "plot_predictions": [IMAGES, np.eye(10)[[0, 9, 8]], np.array([0, 9, 5]), "Three answers"],
     "plot_confusion": [RNG.integers(0, 9, (10, 10)), "Confusion"],
-    "plot_preparation": [255 - np.pad(np.tri(40, 20, dtype=np.uint8) * 200, 20), "Steps", "Done."],
 }
 
 
@@ -239,27 +213,23 @@ LAST = "training 0.333, 93.33 %; validation 0.667, 86.67 %"
 
 
 class Screen(list):
-    """In place of Jupyter's display: keeps what each handle is given to show; and a clock."""
+    """In place of Jupyter's display: keeps what a handle is given to show; and a clock."""
 
     now, stop_at = 0.0, None
 
     def handle(self):
-        self.append([])
-        show = partial(self.show, len(self) - 1)
-        return SimpleNamespace(display=partial(show, "display"), update=partial(show, "update"))
+        display, update = (partial(self.show, kind) for kind in ("display", "update"))
+        return SimpleNamespace(display=display, update=update)
 
-    def show(self, number, kind, data, **how):
-        self[number].append((kind, data, how))
-        if self.stop_at == (number, len(self[number])):
+    def show(self, kind, data, **how):
+        self.append((kind, data, how))
+        if self.stop_at == len(self):
             raise KeyboardInterrupt
-
-    def texts(self, number):
-        return [data["text/plain"] for _, data, _ in self[number]]
 
 
 @pytest.fixture
 def screen(monkeypatch):
-    """What `live_curves` shows: the status, then the figure; the clock stands still."""
+    """What `live_curves` shows; the clock stands still."""
     screen = Screen()
     monkeypatch.setattr(helpers, "DisplayHandle", screen.handle)
     monkeypatch.setattr(helpers, "time", SimpleNamespace(perf_counter=lambda: screen.now))
@@ -284,29 +254,27 @@ def train(screen, seconds=0, every=None, planned=3):
     return curves
 
 
-def test_one_status_and_one_figure_are_shown_the_same_in_a_dark_style(screen):
+def test_one_figure_is_shown_the_same_in_a_dark_style(screen):
     train(screen)
-    for calls, updates in zip(screen, (3, 1), strict=True):
-        assert [kind for kind, *_ in calls] == ["display", *updates * ["update"]]
-    for _, data, how in screen[1]:
+    assert [kind for kind, *_ in screen] == ["display", "update"]
+    for _, data, how in screen:
         assert_picture(data, **how)
-    assert screen.texts(1)[-1] == f"Loss and accuracy after 3 of 3 epochs: {LAST}."
+    assert data["text/plain"] == f"Loss and accuracy after 3 of 3 epochs: {LAST}."
     with matplotlib.style.context("dark_background"):
         train(screen)
-    assert screen[1][-1] == screen[3][-1]
+    assert screen[1] == screen[3]
 
 
 @pytest.mark.parametrize(
-    "every, seconds, texts, drawn",
+    "every, seconds, times, drawn",
     [
-        (None, 10, ["about 80 s left", "about 70 s left", "about 60 s left"], [1, 2, 3, 3]),
-        (3, 2, ["about 4 s left", "about 2 s left", "6 s in all"], [1, 3, 3]),
+        (None, 10, ["about 80 s left", "about 70 s left", *2 * ["about 60 s left"]], [1, 2, 3, 3]),
+        (3, 2, ["about 4 s left", *2 * ["6 s in all"]], [1, 3, 3]),
     ],
 )
-def test_measurements_are_told_and_drawn(screen, figures, every, seconds, texts, drawn):
+def test_measurements_are_told_and_drawn(screen, figures, every, seconds, times, drawn):
     curves = train(screen, seconds, every, planned=9)
-    assert screen.texts(0)[0] == "The first epoch is running."
-    assert [text.split("; ")[-1] for text in screen.texts(0)[1:]] == [f"{text}." for text in texts]
+    assert [figure.get_suptitle().split("; ")[-1] for figure in figures] == times
     assert [len(figure.axes[0].lines[0].get_xdata()) for figure in figures] == drawn
     assert curves.epochs == [(every or 1) * n for n in (1, 2, 3)]
     assert list(zip(curves.training, curves.validation)) == MEASURED
@@ -318,19 +286,23 @@ def test_measurements_are_told_and_drawn(screen, figures, every, seconds, texts,
         assert all(one != other for one, other in zip(*looks, strict=True))
 
 
-@pytest.mark.parametrize("stop_at, epochs", [((0, 2), 1), ((1, 2), 2), ((1, 4), 3), (None, 0)])
+@pytest.mark.parametrize("stop_at, epochs", [(1, 1), (2, 2), (4, 3)])
 def test_the_stop_button_loses_nothing(screen, figures, capsys, stop_at, epochs):
     screen.stop_at = stop_at
     with helpers.live_curves(3) as curves:
-        for measured in MEASURED if epochs else []:
+        for measured in MEASURED:
             screen.now += 10
             curves.add(*measured)
-        if not epochs:
-            raise KeyboardInterrupt
     assert curves.epochs == list(range(1, epochs + 1))
     assert list(zip(curves.training, curves.validation)) == MEASURED[:epochs]
     assert capsys.readouterr().out.startswith(f"Stopped after {epochs} of 3 epochs; the parameters")
-    assert not epochs or f"after {epochs} of 3 epochs" in screen.texts(1)[-1]
+    assert f"after {epochs} of 3 epochs" in screen[-1][1]["text/plain"]
+
+
+def test_a_run_stopped_in_its_first_epoch_has_nothing_to_go_on_with(screen):
+    with pytest.raises(KeyboardInterrupt), helpers.live_curves(3):
+        raise KeyboardInterrupt
+    assert screen == []
 
 
 @pytest.mark.parametrize("bad", [((np.nan, 0.1), (1, 0.1)), ((1, 0.1), (np.float32(np.inf), 0.1))])
@@ -341,7 +313,7 @@ def test_divergence_is_told_in_one_sentence_and_not_by_warnings(screen, figures,
         assert np.geterr() == dict.fromkeys(before, "ignore")
         curves.add(*bad)
     assert sentence(caught) == "training diverged in epoch 2: lower the learning rate."
-    assert curves.epochs == [1] and "after 1 of 9 epochs" in screen.texts(1)[-1]
+    assert curves.epochs == [1] and "after 1 of 9 epochs" in screen[-1][1]["text/plain"]
     assert np.geterr() == before
 
 
@@ -437,12 +409,11 @@ def asking(allow_stdin):
     return lambda: SimpleNamespace(get_parent=lambda: {"content": {"allow_stdin": allow_stdin}})
 
 
-def test_a_pad_opens_where_somebody_can_draw_and_tells_others_what_they_lack(shown, monkeypatch):
+def test_a_pad_opens_where_somebody_can_draw(shown, monkeypatch):
     monkeypatch.setattr(helpers, "get_ipython", asking(True))
     helpers.open_pad(lambda image: SURE)
     ((pad, _),) = shown
     assert "application/vnd.jupyter.widget-view+json" in pad._repr_mimebundle_()
-    assert "run this cell in JupyterLab" in pad._repr_mimebundle_()["text/plain"]
 
 
 @pytest.mark.parametrize(
