@@ -1,7 +1,6 @@
 """What the walkthrough uses but does not teach: loading the data, drawing, distorting images,
-preparing a reader's own digit, a pad to draw one on, and judging answers to exercises.
-
-No network mathematics stands here; every formula and its code are in mnist_from_scratch.ipynb.
+preparing a reader's own digit, a pad to draw one on, and judging answers to exercises. No network
+mathematics stands here; every formula and its code are in mnist_from_scratch.ipynb.
 """
 
 import base64
@@ -10,8 +9,8 @@ import io
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,55 +30,45 @@ from torchvision.datasets.utils import check_integrity
 # NumPy says so without cause where Apple's Accelerate multiplies, and of nothing else.
 warnings.filterwarnings("ignore", "divide by zero encountered in matmul$", RuntimeWarning)
 
+
 # ---------------------------------------------------------------------------------------- loading
-
-
 def load_mnist(root: str | Path = "data") -> list[np.ndarray]:
     """MNIST, which torchvision checks and unpacks from `root`/MNIST/raw, or downloads to there.
 
-    Unpacked files lie in a temporary folder, for torchvision would trust any that it finds.
+    Returns training images (60000, 28, 28) and labels (60000,), test images and labels. Images are
+    bytes, 0 for paper to 255 for ink; labels are integers 0 to 9.
 
-    Returns:
-        Training images (60000, 28, 28) and labels (60000,), test images and labels. Images are
-        bytes, 0 for paper to 255 for ink; labels are integers 0 to 9.
-
-    Raises:
-        RuntimeError: if an archive is missing or damaged and cannot be downloaded.
+    Raises a RuntimeError if an archive is missing or damaged and cannot be downloaded.
     """
     raw = Path(root, "MNIST", "raw")
     with TemporaryDirectory(ignore_cleanup_errors=True) as new_root:
-        new = Path(new_root, "MNIST", "raw")
+        new = Path(new_root, "MNIST", "raw")  # torchvision would trust unpacked files that it finds
         new.mkdir(parents=True)
-        whole = [name for name, md5 in MNIST.resources if _is_whole(raw / name, md5)]
-        try:
-            for name in whole:
+        for name, _ in MNIST.resources:
+            with suppress(OSError):  # it is missing or cannot be read
                 shutil.copy(raw / name, new)
+        try:
             with redirect_stdout(io.StringIO()):  # some versions of torchvision report each step
                 parts = [MNIST(new_root, train=train, download=True) for train in (True, False)]
         except (OSError, RuntimeError, HTTPException) as error:
             reason = str(error).strip().split("\n")[-1].strip("<>. ")
             advice = f"MNIST could not be unpacked in {new} ({reason}): make room there"
             for name, md5 in reversed(MNIST.resources):
-                if not _is_whole(new / name, md5):
+                if not check_integrity(new / name, md5):
                     what = f"{name} is missing or damaged and could not be downloaded ({reason})"
-                    advice = f"{what}: put the original, MD5 sum {md5}, at {(raw / name).as_posix()}"
+                    place = (raw / name).as_posix()
+                    advice = f"{what}: put the original, MD5 sum {md5}, at {place}"
             raise RuntimeError(f"{advice} and run this again.") from None
-        with suppress(OSError):  # a read-only folder: the next run downloads again
-            raw.mkdir(parents=True, exist_ok=True)
-            for name in {name for name, _ in MNIST.resources} - {*whole}:
-                shutil.copy(new / name, raw)
+        for name, md5 in MNIST.resources:
+            with suppress(OSError):  # a read-only folder: the next run downloads again
+                if not check_integrity(raw / name, md5):
+                    raw.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(new / name, raw)
     return [array.numpy() for part in parts for array in (part.data, part.targets)]
 
 
-def _is_whole(path: Path, md5: str) -> bool:
-    with suppress(OSError):
-        return check_integrity(path, md5)
-    return False  # it cannot be read
-
-
 # ---------------------------------------------------------------------------------------- figures
-
-# Okabe and Ito's palette, which the colour-blind can tell apart: one colour for one thing throughout.
+# Okabe and Ito's palette, which the colour-blind can tell apart: one colour for one thing.
 TRAINING, VALIDATION, RIGHT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#009E73", "#CC3311", "#555555"
 COLOURS = (TRAINING, VALIDATION, RIGHT, NEUTRAL, "#CC79A7")
 STYLES = ("o-", "s--", "^:", "d-.", "v-")
@@ -104,27 +93,23 @@ def _png(figure: Figure, alt: str) -> dict:
 @plain_style
 def plot_network(sizes: Sequence[int]) -> None:
     """Draw a fully connected network: a column of units per layer, pixels left and digits right."""
-    figure = Figure(figsize=(9, 3.4))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.axis("off")
     last, heights = len(sizes) - 1, np.array([1, 0.5, -0.5, -1])
+    figure = Figure(figsize=(9, 3.4))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.5, last + 0.5), ylim=(-1.7, 1.9))
+    axes.axis("off")
     for i, size in enumerate(sizes):
         colour = NEUTRAL if i == 0 else VALIDATION if i == last else TRAINING
-        axes.plot(0 * heights + i, heights, "o", color=colour, markersize=15)
+        axes.plot(4 * [i], heights, "o", color=colour, markersize=15)
         axes.text(i, 0, "⋮", fontsize=18, **CENTRED)
         name = "pixels" if i == 0 else "scores" if i == last else f"units in\nhidden layer {i}"
         axes.text(i, 1.5, f"{size} {name}", **CENTRED)
         if i < last:
-            ends = np.meshgrid(heights, heights)
-            lines = [i + np.zeros(16), i + np.ones(16)], np.reshape(ends, (2, 16))
-            axes.plot(*lines, color="0.8", linewidth=0.6, zorder=0)
+            ends = np.reshape(np.meshgrid(heights, heights), (2, 16))
+            axes.plot([i, i + 1], ends, color="0.8", linewidth=0.6, zorder=0)
             axes.text(i + 0.5, -1.4, f"{size} × {sizes[i + 1]} weights", **CENTRED)
     for digit, y in zip((0, 1, 8, 9), heights):
         axes.text(last + 0.15, y, digit, **CENTRED)
-    axes.annotate("", (last, -1.7), (0, -1.7), arrowprops={"arrowstyle": "->", "color": "0.3"})
-    axes.set(xlim=(-0.5, last + 0.5), ylim=(-1.9, 1.9))
-    text = ", ".join(map(str, sizes))
-    show(figure, f"A network in columns, each joined to the next: {text} units.")
+    show(figure, f"A network in columns, each joined to the next, of {sizes} units.")
 
 
 @plain_style
@@ -149,13 +134,11 @@ def plot_images(images, titles, title: str, columns: int = 10, signed: bool = Fa
 def plot_lines(
     panels: dict, title: str, xlabel: str, ylabel: str = "", log: str = "", share: bool = False
 ) -> None:
-    """Draw panels in rows of three, with several lines each.
+    """Draw panels in rows of three, which may share their scales.
 
-    Args:
-        panels: the title of each panel and its lines: name, then x (n,) and y (n,), or y (n, runs),
-            which is drawn as the line of the medians with a dot for each run.
-        log: the axes, "x", "y" or "xy", on which equal distances are equal ratios.
-        share: whether all panels have the same scales.
+    `panels` holds the title of each panel and its lines: name, then x (n,) and y (n,), or y (n, runs),
+    which is drawn as the line of the medians with a dot for each run. `log` names the axes, "x", "y"
+    or "xy", on which equal distances are equal ratios.
     """
     figure, described = _draw_lines(panels, xlabel, ylabel, log, share)
     figure.suptitle(title, fontsize=12)
@@ -198,29 +181,28 @@ def plot_way_back(sizes: Sequence[int]) -> None:
     figure = Figure(figsize=(9, 3.3))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.4, len(sizes) + 0.4), ylim=(-0.4, 2.6))
     axes.axis("off")
-    last, box = len(sizes) - 1, {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"}
+    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"}
 
     def write(x: float, y: float, text: str, colour: str = "black", **more) -> None:
         axes.text(x, y, text, color=colour, **CENTRED, **more)
 
     write(0, 2, f"$X$\n(B, {sizes[0]})", bbox=box)
-    for layer in range(1, last + 1):
-        a = "X" if layer == 1 else f"A^{{({layer - 1})}}"
-        W, z, n = f"W^{{({layer})}}", f"Z^{{({layer})}}", sizes[layer]
-        f, way_back = ("", "") if layer == 1 else ("f,\\ ", f"{W}{{}}^\\top, f^\\prime")
-        write(layer - 0.5, 2, f"${f}{W}$\n$\\longrightarrow$", TRAINING)
-        write(layer, 2, f"${z}$\n(B, {n})", bbox=box)
-        write(layer, 0.9, f"$\\partial L/\\partial {z}$\n(B, {n})", bbox=box)
-        write(layer - 0.5, 0.9, f"${way_back}$\n$\\longleftarrow$" if way_back else "", VALIDATION)
-        write(layer, 0.4, "$\\downarrow$", VALIDATION)
-        gradient = f"\\partial L/\\partial {W} = {{{a}}}^\\top \\partial L/\\partial {z}"
-        write(layer, 0, f"${gradient}$\n({sizes[layer - 1]}, {n})", fontsize=8)
-    write(last + 0.55, 2, "softmax\n$\\longrightarrow$", TRAINING)
-    write(last + 1, 1.45, "loss\n$L$", bbox=box)
-    write(last + 0.55, 0.9, "$(P - Y)/B$\n$\\longleftarrow$", VALIDATION)
     write(0, 2.45, "forward", TRAINING)
     write(0, 0.9, "backward", VALIDATION)
-    there = f"Forward: from {sizes[0]} pixels X to Z of every layer with {sizes[1:]} columns, then loss"
+    for i, n in enumerate(sizes[1:], start=1):
+        a, W, z = f"A^{{({i - 1})}}" if i > 1 else "X", f"W^{{({i})}}", f"Z^{{({i})}}"
+        write(i - 0.5, 2, f"${'f, ' * (i > 1)}{W}$\n$\\longrightarrow$", TRAINING)
+        write(i, 2, f"${z}$\n(B, {n})", bbox=box)
+        write(i, 0.9, f"$\\partial L/\\partial {z}$\n(B, {n})", bbox=box)
+        if i > 1:
+            write(i - 0.5, 0.9, f"${W}{{}}^\\top, f^\\prime$\n$\\longleftarrow$", VALIDATION)
+        gradient = f"$\\partial L/\\partial {W} = {{{a}}}^\\top \\partial L/\\partial {z}$"
+        write(i, 0.4, "$\\downarrow$", VALIDATION)
+        write(i, 0, f"{gradient}\n({sizes[i - 1]}, {n})", fontsize=8)
+    write(i + 0.55, 2, "softmax\n$\\longrightarrow$", TRAINING)
+    write(i + 1, 1.45, "loss\n$L$", bbox=box)
+    write(i + 0.55, 0.9, "$(P - Y)/B$\n$\\longleftarrow$", VALIDATION)
+    there = f"Forward: from {sizes[0]} pixels X to Z of every layer, {sizes[1:]} columns, then loss"
     back = "Backward: the derivatives with respect to Z, from the last layer to the first, as large as Z"
     show(figure, f"{there}. {back}, and from each of them those of the layer's weights.")
 
@@ -272,64 +254,56 @@ def plot_confusion(counts: np.ndarray, title: str) -> None:
 
 
 # ------------------------------------------------------------------------------- watching a training
-
 SECONDS_BETWEEN_DRAWINGS = 3  # drawing the curves takes a fifth of a second
 
 
-class live_curves:
-    """Draw loss and accuracy during the planned epochs of a training in a `with` block.
+@contextmanager
+def live_curves(planned: int) -> Iterator["Curves"]:
+    """Curves of loss and accuracy during the planned epochs of a training in a `with` block.
 
     Once an epoch is done, the stop button ends the block without an error. Inside, NumPy does not
-    warn of overflow and the like: `add` says when a training diverges.
-
-    Attributes:
-        epochs: list of the epochs after which something was measured.
-        training, validation: lists of what was measured, each a pair of mean loss and accuracy.
+    warn of overflow and the like: the curves say when a training diverges.
     """
+    curves = Curves(planned)
+    try:
+        with np.errstate(all="ignore"):
+            yield curves
+        if curves.epochs:
+            curves.draw()
+    except KeyboardInterrupt:
+        if not curves.epochs:
+            raise
+        curves.draw()
+        done = f"Stopped after {curves.epochs[-1]} of {planned} epochs"
+        print(f"{done}; the parameters are as the last step left them.")
+
+
+class Curves:
+    """Epochs after which training and validation images gave which pairs of loss and accuracy."""
 
     def __init__(self, planned: int) -> None:
-        self.planned = planned
+        self.planned, self.begun = planned, time.perf_counter()
         self.epochs, self.training, self.validation = [], [], []
-        self._handle, self._drawn, self._begun = DisplayHandle(), None, time.perf_counter()
-        self._silence = np.errstate(all="ignore")
-
-    def __enter__(self) -> "live_curves":
-        self._silence.__enter__()
-        return self
+        self.handle, self.drawn = DisplayHandle(), None
 
     def add(self, training: tuple, validation: tuple, epoch: int | None = None) -> None:
         """Keep and draw what was measured after an epoch, by default the one after the last.
 
         Raises a FloatingPointError if a loss is not finite.
         """
-        epoch = epoch or max(self.epochs, default=0) + 1
+        epoch = epoch or len(self.epochs) + 1
         if not np.isfinite([training[0], validation[0]]).all():
             what = f"training diverged in epoch {epoch}"
             raise FloatingPointError(f"{what}: lower the learning rate.")
         lists = [*self.epochs, epoch], [*self.training, training], [*self.validation, validation]
         self.epochs, self.training, self.validation = lists  # at once: the stop button may come
-        if self._drawn is None or time.perf_counter() - self._drawn > SECONDS_BETWEEN_DRAWINGS:
-            self._draw()
-
-    def __exit__(self, kind: type | None, *_: object) -> bool:
-        self._silence.__exit__(None, None, None)
-        try:
-            self._draw()
-        except KeyboardInterrupt:
-            kind = KeyboardInterrupt
-            self._draw()
-        if kind is KeyboardInterrupt and self.epochs:
-            done = f"Stopped after {self.epochs[-1]} of {self.planned} epochs"
-            print(f"{done}; the parameters are as the last step left them.")
-        return kind is KeyboardInterrupt and bool(self.epochs)
+        if self.drawn is None or time.perf_counter() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
+            self.draw()
 
     @plain_style
-    def _draw(self) -> None:
-        if not self.epochs:
-            return
-        measured = {"training": self.training, "validation": self.validation}
+    def draw(self) -> None:
         panels, told = {"Mean loss": {}, "Accuracy": {}}, []
-        for name, values in measured.items():
+        for name, values in (("training", self.training), ("validation", self.validation)):
             losses, accuracies = np.transpose(values)
             panels["Mean loss"][f"{name} images"] = self.epochs, losses
             panels["Accuracy"][f"{name} images"] = self.epochs, accuracies
@@ -337,18 +311,17 @@ class live_curves:
         figure, _ = _draw_lines(panels, "epoch")
         for axes in figure.axes:
             axes.set(xlim=(0, self.planned + 0.5))
-        done, seconds = self.epochs[-1], time.perf_counter() - self._begun
+        done, seconds = self.epochs[-1], time.perf_counter() - self.begun
         left = seconds / done * (self.planned - done)
         time_text = f"about {left:.0f} s left" if left else f"{seconds:.0f} s in all"
         text = f"Loss and accuracy after {done} of {self.planned} epochs: {'; '.join(told)}"
         figure.suptitle(f"{text}; {time_text}", fontsize=11)
-        show = self._handle.display if self._drawn is None else self._handle.update
+        show = self.handle.display if self.drawn is None else self.handle.update
         show(_png(figure, f"{text}."), metadata={"image/png": {"alt": f"{text}."}}, raw=True)
-        self._drawn = time.perf_counter()
+        self.drawn = time.perf_counter()
 
 
 # ------------------------------------------------------------------------------- distorting images
-
 GROUP = 100  # images that share a distortion
 _PLACES = np.indices((28, 28)).reshape(2, 784) - 13.5  # of the pixels, from the image's centre
 _SMOOTH = ndimage.gaussian_filter1d(np.eye(28), 4, mode="wrap")  # as a matrix, which is faster
@@ -358,15 +331,12 @@ _SMOOTH /= np.linalg.norm(_SMOOTH[0])  # so that smoothing keeps the standard de
 def distort(
     x: np.ndarray, rng: np.random.Generator, elastic: bool = True, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """A copy of images, each slightly stretched, slanted, turned and moved, and bent if elastic.
+    """A copy of images (n, 784), stretched, slanted, turned and moved a little, and bent if elastic.
 
     Every 100 images share a distortion. A random matrix, with entries up to 0.11 from those of the
     identity, and a shift of up to 1.3 pixels say for each pixel of the new image where to look in
     the old one. An elastic distortion moves these places by 0.85 pixels more (RMS), neighbours alike.
-
-    Args:
-        x: (n, 784) float32.
-        out: where to put the copy, which saves the time to get new memory.
+    The copy is put into `out`, if given, which saves the time to get new memory.
 
     Source: P. Simard, D. Steinkraus and J. Platt, Best practices for convolutional neural networks
     applied to visual document analysis, 2003.
@@ -387,10 +357,8 @@ def distort(
 
 
 def _look_up(places: np.ndarray) -> csr_matrix:
-    """What makes of an image (784,) the one seen at places (2, 784), by bilinear interpolation.
-
-    Each new pixel is a weighted mean of the four around its place; beyond the border is the border.
-    """
+    """A matrix that makes of an image (784,) the one seen at places (2, 784): each new pixel is a
+    weighted mean of the four around its place, by bilinear interpolation."""
     places = np.clip(places + 13.5, 0, 27 - 1e-6)
     corner = places.astype(np.int32)
     down, right = (places - corner).astype(np.float32)
@@ -401,37 +369,21 @@ def _look_up(places: np.ndarray) -> csr_matrix:
 
 
 # ---------------------------------------------------------------------- preparing a reader's digit
-
 Picture = str | Path | np.ndarray  # what a reader brings: a file, or an array of pixels
 SIDE, FITTED, THINNEST = 300, 20, 2  # of the picture in which ink is sought, the digit, its strokes
 FAINTEST, DARKEST = 12, 64  # ink takes more than this of 255; darker paper is not made up for
 TILTS = np.tan(np.radians(np.arange(-3.5, 3.6, 0.5)))  # of lines
-DISGUISES = {  # paper, ink, and what lines across, lines down and a margin take of the light
-    "dark on white": {},
-    "on grey paper": {"paper": 170, "ink": 70},
-    "shadow and noise": {"paper": 230, "ink": 40, "shadow": 0.5, "noise": 5},
-    "blue on yellow": {"paper": (250, 240, 190), "ink": (40, 60, 170)},
-    "ruled, light": {"lines": (0.15, 0), "noise": 3},
-    "ruled, with a margin": {"lines": (0.2, 0, 0.3), "noise": 3},
-    "ruled, strong": {"lines": (0.4, 0), "noise": 3},
-    "squared, light": {"lines": (0.15, 0.15), "noise": 3},
-    "squared, strong": {"lines": (0.4, 0.4), "noise": 3},
-}
 
 
 def prepare_digit(picture: Picture) -> np.ndarray:
     """Prepare a picture of one digit as MNIST was: ink fitted into 20 × 20 pixels and centred.
 
-    Args:
-        picture: a file, or an array (h, w), RGB (h, w, 3) or RGBA (h, w, 4) of bytes, booleans or
-            fractions from 0 to 1. The digit may be dark on light or light on dark, of any size.
+    The picture is a file, or an array (h, w), RGB (h, w, 3) or RGBA (h, w, 4) of bytes, booleans or
+    fractions from 0 to 1, with a digit of any size, dark on light or light on dark. The result has
+    (28, 28) bytes, 0 for paper to 255 for ink, with its centre of mass in the middle.
 
-    Returns:
-        (28, 28) bytes, 0 for paper to 255 for ink, whose centre of mass is in the middle.
-
-    Raises:
-        ValueError: if it is no picture, is too large, or cannot show a single digit.
-        FileNotFoundError: if there is no such file.
+    Raises a ValueError if it is no picture, too large, or cannot show a single digit, and a
+    FileNotFoundError if there is no such file.
     """
     return preparation(picture)["centred"]
 
@@ -452,11 +404,6 @@ def preparation(picture: Picture) -> dict[str, np.ndarray]:
     return {name: step for name, step in steps.items() if step.any()}
 
 
-def shrink_digit(picture: Picture) -> np.ndarray:
-    """The whole picture in grey, merely shrunk to (28, 28) bytes and inverted."""
-    return 255 - np.asarray(_opened(picture).resize((28, 28)))
-
-
 def _opened(picture: Picture) -> Image.Image:
     """A picture in grey, upright, and with paper where it is transparent."""
     image = _from_file(Path(picture)) if isinstance(picture, str | Path) else _from_array(picture)
@@ -466,7 +413,7 @@ def _opened(picture: Picture) -> Image.Image:
         return image.convert("L")
     grey, opaque = image.convert("LA").split()
     light = np.average(grey, weights=np.asarray(opaque) + 1e-9) > 127
-    return Image.composite(grey, Image.new("L", image.size, 0 if light else 255), opaque)
+    return Image.composite(grey, Image.new("L", image.size, 255 * (not light)), opaque)
 
 
 def _from_file(path: Path) -> Image.Image:
@@ -486,29 +433,25 @@ def _from_file(path: Path) -> Image.Image:
 
 def _from_array(picture: np.ndarray) -> Image.Image:
     array = np.asarray(picture)
-    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    fits = array.ndim == 2 or array.shape[2:] in ((3,), (4,))
     numbers = array.size > 0 and array.dtype.kind in "buif"
     if not (fits and numbers and array.min() >= 0 and array.max() <= 255):  # nor with a NaN
         values = f" from {array.min()} to {array.max()}" if numbers else ""
         raise ValueError(
             "picture should be an array (h, w), (h, w, 3) or (h, w, 4) of numbers from 0 to 255, or "
-            f"fractions from 0 to 1, but {array.dtype} of shape {array.shape}{values} was found: "
-            "scale or arrange it so, or pass a file."
+            f"fractions from 0 to 1, but {array.dtype} of shape {array.shape}{values} was found."
         )
     fractions = array.dtype.kind == "b" or (array.dtype.kind == "f" and array.max() <= 1)
     return Image.fromarray((array * np.float32(255) if fractions else array).astype(np.uint8))
 
 
 def _ink(grey: np.ndarray) -> np.ndarray:
-    """How much of the paper's light each pixel (h, w) takes, of 255; about 0 where it is paper.
-
-    The paper is what a closing leaves: without strokes, but with shadows.
-    """
+    """How much of the paper's light each pixel (h, w) takes, of 255; about 0 where it is paper."""
     around = ndimage.uniform_filter(grey, 2 * round(max(grey.shape) / 5) + 1, mode="nearest")
     if ((grey - around) ** 3).sum() > 0:  # what differs most is lighter: light ink on dark paper
         grey = 255 - grey
     smooth, width = ndimage.uniform_filter(grey, 5), max(grey.shape) // 3
-    paper = ndimage.grey_closing(smooth, width, mode="nearest")
+    paper = ndimage.grey_closing(smooth, width, mode="nearest")  # without strokes, with shadows
     paper = ndimage.uniform_filter(paper, width // 4 or 1)
     return (paper - grey) * (255 / np.maximum(paper, DARKEST))
 
@@ -528,26 +471,19 @@ def _lines(ink: np.ndarray) -> np.ndarray:
 
 
 def _darkness_across(ink: np.ndarray) -> np.ndarray:
-    """How dark the lines that go from the left to the right are at each pixel (h, w).
-
-    Three quarters of a line are at least so dark, and what lies above and below it is not. Of all
-    tilts, that with the clearest lines is taken.
-    """
+    """How dark three quarters of a line from left to right are at least, at each pixel (h, w)."""
     (height, width), smooth = ink.shape, ndimage.uniform_filter1d(ink.clip(0), 7, axis=1)
-    x, y = np.arange(width) - width // 2, np.arange(height)[:, None]
+    columns, y = np.arange(0, width, 4), np.arange(height)[:, None]
 
-    def darkness(tilt: float, step: int) -> np.ndarray:
-        """Of each row, if lines have this tilt, looking at some columns only."""
-        rows = (y + x[::step] * tilt).round().astype(int).clip(0, height - 1)
-        along = smooth[rows, np.arange(0, width, step)]
-        quarter = along.shape[1] // 4
-        row = np.partition(along, quarter, axis=1)[:, quarter]
-        return row - ndimage.grey_opening(row, 2 * (max(ink.shape) // 60) + 1)
+    def darkness(tilt: float) -> np.ndarray:
+        """Of each row (h,), if lines have this tilt."""
+        rows = (y + (columns - width // 2) * tilt).round().astype(int).clip(0, height - 1)
+        row = np.percentile(smooth[rows, columns], 25, axis=1)
+        return row - np.median(row)
 
-    tilt = max(TILTS, key=lambda tilt: (darkness(tilt, 12) ** 2).sum())
-    tilt = max(tilt + TILTS[5:10] / 4, key=lambda tilt: (darkness(tilt, 4) ** 2).sum())
-    lines = ndimage.maximum_filter1d(darkness(tilt, 1), 3)
-    return lines[(y - x * tilt).round().astype(int).clip(0, height - 1)]
+    tilt = max(TILTS, key=lambda tilt: (darkness(tilt) ** 2).sum())
+    rows = (y - (np.arange(width) - width // 2) * tilt).round().astype(int)
+    return ndimage.maximum_filter1d(darkness(tilt), 3)[rows.clip(0, height - 1)]
 
 
 def _digit_alone(ink: np.ndarray) -> np.ndarray:
@@ -555,10 +491,7 @@ def _digit_alone(ink: np.ndarray) -> np.ndarray:
     noise = np.median(abs(np.diff(ink[::3], axis=1))) if ink.shape[1] > 1 else 0
     ink = np.where(ink < max(6 * noise, FAINTEST), 0, ink)
     if not ink.any():
-        raise ValueError(
-            "picture seems to be blank, as nothing in it stands out from the paper: write the digit "
-            "with a darker pen or crop the picture to it."
-        )
+        raise ValueError("picture seems to be blank: use a darker pen, or crop it to the digit.")
     core = _pieces_of_digit(ink > 0.5 * np.percentile(ink[ink > 0], 98))
     ink = (ink * (255 / np.percentile(ink[core], 95))).clip(0, 255)
     return np.where(ndimage.maximum_filter(core, 3), ink, 0).astype(np.uint8)
@@ -589,62 +522,30 @@ def _pieces_of_digit(core: np.ndarray) -> np.ndarray:
 
 
 def _fitted(ink: np.ndarray) -> np.ndarray:
-    """The ink (h, w) cropped and fitted into 20 × 20 pixels, proportions kept; bytes.
+    """The ink (h, w) cropped and fitted into 20 × 20 pixels, proportions kept; bytes."""
 
-    Strokes that would come out thinner and paler than those of MNIST are made thicker before.
-    """
+    def resized(image: Image.Image, longer: int) -> Image.Image:
+        size = [max(1, round(longer / max(image.size) * n)) for n in image.size]
+        return image.resize(size, Image.Resampling.BICUBIC)
+
     image = Image.fromarray(ink)
     image = image.crop(image.getbbox())
-    if max(image.size) > FITTED:
-        large = np.asarray(_resized(image, 4 * FITTED))
+    if max(image.size) > FITTED:  # strokes that would come out thinner than MNIST's grow first
+        large = np.asarray(resized(image, 4 * FITTED))
         edges = np.hypot(*np.gradient(np.pad(large.astype(np.float32), 1))).sum()
         more = max(0, round(2 * THINNEST - large.sum() / edges))  # on either side of the stroke
         image = Image.fromarray(ndimage.grey_dilation(np.pad(large, more), 2 * more + 1))
-    fitted = np.asarray(_resized(image, FITTED))
+    fitted = np.asarray(resized(image, FITTED))
     return (fitted * (255 / fitted.max())).astype(np.uint8)
 
 
-def _resized(image: Image.Image, longer: int) -> Image.Image:
-    size = [max(1, round(longer / max(image.size) * n)) for n in image.size]
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def disguise(
-    image: np.ndarray, rng: np.random.Generator, paper=255, ink=0, shadow=0, noise=0, lines=(0, 0)
-) -> np.ndarray:
-    """An MNIST image (28, 28) as a picture (h, w) or (h, w, 3) of bytes such as a reader would bring.
-
-    Size and place of the digit, and tilt, distance and width of lines are random. `paper` and `ink`
-    are their brightness, one number or red, green and blue; `shadow` is the fraction of the light
-    that is missing in one corner; `noise` is its standard deviation; for `lines` see DISGUISES.
-    """
-    side = int(rng.integers(200, 401))
-    digit = int(side * rng.uniform(0.4, 0.8))
-    large = Image.fromarray(image).resize((digit, digit), Image.Resampling.BICUBIC)
-    top, left = rng.integers(0, side - digit + 1, 2)
-    cover = np.pad(large, [(n, side - digit - n) for n in (top, left)]) / 255
-    y, x = np.indices(cover.shape) / side - 0.5
-    light = 1 - shadow / (1 + np.exp(-6 * (x + y)))
-    tilt, spacing, width = rng.uniform((-0.05, 0.07, 0.004), (0.05, 0.2, 0.01))
-    y, x = y + tilt * x, x - tilt * y
-    for darkness, place in zip(lines, (y % spacing, x % spacing, abs(x + 0.3))):
-        light *= 1 - darkness * (place < width)
-    picture = np.multiply.outer(light * (1 - cover), paper) + np.multiply.outer(light * cover, ink)
-    return (picture + noise * rng.normal(size=picture.shape)).round().clip(0, 255).astype(np.uint8)
-
-
 # ------------------------------------------------------------------------------ drawing on a pad
-
 PAD, PEN = 280, 18  # side of the pad and width of its pen in pixels
-Read = Callable[[np.ndarray], np.ndarray]  # bytes (28, 28), as prepared, to probabilities (10,)
 
 
-def open_pad(read: Read) -> None:
-    """Show a pad to draw a digit on or, where nobody can draw, an example and what is said of it.
-
-    Somebody can draw if the kernel may ask for input (`allow_stdin` of the Jupyter protocol), which
-    nbconvert and nbval, running a notebook from end to end, do not allow.
-    """
+def open_pad(read: Callable) -> None:
+    """Show a pad, or an example where nobody can draw; read((28, 28) bytes) is ten probabilities."""
+    # Who runs a notebook from end to end, such as nbval, does not let the kernel ask for input.
     message = getattr(get_ipython(), "get_parent", dict)()
     then = "run this cell in JupyterLab"
     if message.get("content", {}).get("allow_stdin"):
@@ -663,7 +564,7 @@ def open_pad(read: Read) -> None:
 class DrawingPad:
     """A pad whose drawing is read whenever the mouse, the pen or the finger is lifted."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Callable) -> None:
         from ipycanvas import Canvas  # here, as all the rest works without these two
         from ipywidgets import HTML, Button, HBox, VBox
 
@@ -726,7 +627,7 @@ def _draw_stroke(drawing: Image.Image, points: Sequence[tuple[float, float]]) ->
         pen.ellipse((x - PEN / 2, y - PEN / 2, x + PEN / 2, y + PEN / 2), fill=0)
 
 
-def _answer(drawing: Image.Image, read: Read) -> tuple[str, Figure]:
+def _answer(drawing: Image.Image, read: Callable) -> tuple[str, Figure]:
     """A sentence about a drawing, and a figure of it, prepared, with its ten probabilities."""
     image = prepare_digit(np.asarray(drawing))
     p = np.asarray(read(image))
@@ -738,7 +639,6 @@ def _answer(drawing: Image.Image, read: Read) -> tuple[str, Figure]:
 
 
 # ------------------------------------------------------------------------------- judging answers
-
 ANSWERS = {  # exercise: its parts and what is right; a pair stands for all numbers between two
     1: {"p": [0.125, 0.25, 0.625], "dz": [-0.875, 0.25, 0.625]},
     2: {"W": [[9, 1], [4, 0]], "b": [13, 3]},
@@ -806,7 +706,7 @@ def check(exercise: int, answer: object, *arguments: object) -> bool:
         said = {label: f"it stopped with {type(error).__name__}"}
         with suppress(Exception):  # its text may go wrong, too
             fit = " (do the shapes fit?)" if isinstance(error, ValueError) else ""
-            said = {label: f"it stopped with {type(error).__name__}{fit}: {error}"}
+            said[label] += f"{fit}: {error}"
     right = set(said.values()) == {"right"}
     lines = [f"{name}: {verdict}." for name, verdict in said.items()]
     hint = f"Solution {exercise} is" if right else f"Hint {exercise} and solution {exercise} are"

@@ -400,7 +400,7 @@ def test_every_number_in_a_training_of_float32_is_float32(nb, momentum):
     "cell, result, rates, momentum, reported",
     [
         ("train-run", "params", [0.1, 0.1 / 1.5, 0.1 / 2], 0, [1, 2, 3]),
-        ("far-run", "far_params", 0.02 * (1 + np.cos(np.pi * np.arange(10) / 10)), 0.9, [5, 10]),
+        ("far-run", "far_params", 0.02 * (1 + np.cos(np.pi * np.arange(10) / 10)), 0.9, [8]),
         ("one-layer-run", None, [0.01] * 20, 0, range(1, 21)),
     ],
 )
