@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from conftest import definitions, sources
 
-SHORT_EPOCHS, SHORT_BATCH, SHORT_RATE = 14, 250, 0.1  # of the run to 99 %
+SHORT_EPOCHS, SHORT_BATCH, SHORT_RATE = 14, 200, 0.12  # of the run to 99 %
 BUSY = """# ends when its input does: it cannot outlive the benchmark, even if that is killed
 import os, sys, threading, numpy, threadpoolctl
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0))).start()
