@@ -117,7 +117,7 @@ def plot_images(images, titles, title: str, columns: int = 10, signed: bool = Fa
     """Draw images (h, w) in rows, ink dark on white; or signed, with zero grey and more lighter."""
     images, titles = list(images), list(map(str, titles))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(9, rows * (9 / columns + 0.2) + 0.4))
+    figure = Figure(figsize=(9, rows * (9 / columns + 0.2) + 0.4), layout="constrained")
     limit = max(abs(image).max() for image in images)
     scale = {"cmap": "gray", "vmin": -limit, "vmax": limit} if signed else {"cmap": "gray_r"}
     for i, (image, text) in enumerate(zip(images, titles, strict=True)):
@@ -126,7 +126,6 @@ def plot_images(images, titles, title: str, columns: int = 10, signed: bool = Fa
         axes.set_title(text, fontsize=10, pad=3)
         axes.axis("off")
     figure.suptitle(title, fontsize=12)
-    figure.tight_layout(pad=0.4)
     show(figure, f"{title}. {len(images)} pictures: {', '.join(titles)}.")
 
 
@@ -232,7 +231,7 @@ def _predictions(images, probabilities, labels, title: str):
         axes.barh(range(10), p, color=colours)
         for k in {answer, label} - {None}:
             axes.text(p[k] + 0.06, k, f"{k}: {p[k]:.0%}", fontsize=9, va="center", color=colours[k])
-        axes.set(xlim=(0, 2.2), ylim=(9.6, -0.6), xticks=[], yticks=[])
+        axes.set(xlim=(0, 2.8), ylim=(9.6, -0.6), xticks=[], yticks=[])
         axes.spines[["top", "bottom", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=12)
     figure.tight_layout(pad=0.4, h_pad=1.2)
