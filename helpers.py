@@ -73,7 +73,6 @@ TRAINING, VALIDATION, RIGHT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#009E73", "
 COLOURS = (TRAINING, VALIDATION, RIGHT, NEUTRAL, "#CC79A7")
 STYLES = ("o-", "s--", "^:", "d-.", "v-")
 CENTRED = {"ha": "center", "va": "center"}
-
 plain_style = matplotlib.rc_context(matplotlib.rcParamsDefault)  # whatever style the reader has set
 
 
@@ -136,8 +135,7 @@ def plot_lines(
     """Draw panels in rows of three, which may share their scales.
 
     `panels` holds the title of each panel and its lines: name, then x (n,) and y (n,), or y (n, runs),
-    which is drawn as the line of the medians with a dot for each run. `log` names the axes, "x", "y"
-    or "xy", on which equal distances are equal ratios.
+    drawn as a line of medians with a dot for each run. `log` names logarithmic axes: "x", "y" or "xy".
     """
     figure, described = _draw_lines(panels, xlabel, ylabel, log, share)
     figure.suptitle(title, fontsize=12)
@@ -164,9 +162,9 @@ def _draw_lines(panels: dict, xlabel: str, ylabel="", log="", share=False) -> tu
         if "x" not in log and np.asarray(x).dtype.kind == "i":
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         for letter in log:
-            axis = axes.xaxis if letter == "x" else axes.yaxis
             axes.set(**{f"{letter}scale": "log"})
-            axis.set_major_locator(LogLocator(subs=(1, 3)))
+            axis, (low, high) = getattr(axes, f"{letter}axis"), getattr(axes, f"get_{letter}lim")()
+            axis.set_major_locator(LogLocator(subs=(1, 3) if high < 1e6 * low else (1,)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
         axes.grid(color="0.9")
@@ -292,8 +290,7 @@ class Curves:
         """
         epoch = epoch or len(self.epochs) + 1
         if not np.isfinite([training[0], validation[0]]).all():
-            what = f"training diverged in epoch {epoch}"
-            raise FloatingPointError(f"{what}: lower the learning rate.")
+            raise FloatingPointError(f"the run diverged in epoch {epoch}: lower the learning rate.")
         lists = [*self.epochs, epoch], [*self.training, training], [*self.validation, validation]
         self.epochs, self.training, self.validation = lists  # at once: the stop button may come
         if self.drawn is None or time.perf_counter() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
@@ -643,16 +640,16 @@ ANSWERS = {  # exercise: its parts and what is right; a pair stands for all numb
     2: {"W": [[9, 1], [4, 0]], "b": [13, 3]},
     3: {"RMS": 2},
     4: {"p": 0.25, "loss": 2.4849},
-    5: {"dW": [[1, 4, -1], [2, -3, 1]], "db": [3, 1, 0], "dx": [[-1, -1], [0, -2], [4, 2]]},
+    5: {"dW": [[1, 4, 0], [2, -3, 2]], "db": [3, 1, 1], "dx": [[-1, -1], [0, -2], [4, 2], [2, 1]]},
     6: {"params": [5, 5], "epochs": 8},
     7: {"T": (1.6, 1.71)},
     8: {"dw": -0.21, "dw_if_0": 0},
-    9: {"means": [3, 13.667], "deviations": [2.1602, 15.839]},
+    9: {"means": [3, 12.5, 63], "deviations": [1.8708, 13.865, 88.846]},
     10: {"velocities": [-0.1, -0.19, -0.271], "limit": -1},
-    11: {"dz": [[-0.152344, -0.023438, 0.175781], [0.09375, 0.09375, -0.1875]]},
+    11: {"dz": 4 * [[-0.076172, -0.011719, 0.087891]]},
     12: {"lines": [2, 4, 6], "uncaught": 2},
-    13: {"errors": [9.0005e-4, 9.005e-6]},
-    14: {"a": [[4, 0], [-0.06, 8]], "dz": [[2, 0], [0.06, 8]]},
+    13: {"errors": [0.0856536, 9.0005e-4]},
+    14: {"a": [[2.5, 0], [-0.0375, 5]], "dz": [[1.25, 0], [0.0375, 5]]},
     15: {"parameters": (1, 99_999), "accuracy": (0.97, 1)},
     16: {"forward's error": (0, 1e-5), "gradient's error": (0, 1e-5), "accuracy": (0.9, 1)},
 }
@@ -662,23 +659,28 @@ SLIPS = (  # exercise, part, what a slip gives there, and what is wrong with it
     (2, "W", [[1, 3], [4, 8]], "W1 comes first"),
     (2, "b", [1, 5], "b1 goes through W2, too"),
     (3, "RMS", 4, "this is the mean of the squares, so take its root"),
+    (3, "RMS", 3.4641, "the mean of the squared weights is not r², but a third of it"),
     (4, "loss", 2.3026, "the bias has its say, too"),
-    (6, "params", [8, 8], "training goes on changing these arrays, so keep a copy"),
+    (6, "params", [8, 8], "these are the last ones; copy the best, since training changes them"),
+    (6, "params", [6, 6], "an equal loss is not below the lowest"),
+    (6, "epochs", 7, "too early: count every epoch, and anew after each lowest loss"),
     (6, "epochs", 11, "compare with the lowest loss so far, not with the one before"),
     (7, "T", (0.58, 0.63), "divide by T"),
-    (8, "dw", -0.0035, "db is a sum over the images already"),
-    (9, "means", [1, 23.333], "the seed comes first in run(seed, rate)"),
-    (9, "means", [2.1602, 15.839], "the means come first"),
-    (9, "deviations", [4.6667, 250.89], "this is the variance, so take its root"),
+    (7, "T", (0.78, 0.84), "this T has the lowest loss; compare mistakes expected and made"),
+    (9, "means", [1, 19.5, 192], "the seed comes first in run(seed, rate)"),
+    (9, "means", [1.8708, 13.865, 88.846], "the means come first"),
+    (9, "deviations", [3.5, 192.25, 7893.5], "this is the variance, so take its root"),
+    (9, "deviations", [2.1602, 16.010, 102.59], "divide by the number of seeds, as np.std does"),
     (10, "velocities", [-0.1, -0.1, -0.1], "0.9 of the last velocity remains"),
-    (11, "dz", [[-0.875, 0.25, 0.625], [0.25, 0.25, -0.5]], "go on from P through softmax"),
-    (11, "dz", [[-0.0957, 0.0469, 0.1465], [0.0469, 0.0469, -0.125]], "each score changes all p"),
-    (13, "errors", [0.0429385, 0.0042163], "move to both sides"),
-    (13, "errors", [-9.0005e-4, -9.005e-6], "an error is positive here: take the absolute value"),
-    (14, "dz", [[2, 0], [6, 8]], "the slope at z is left out"),
-    (14, "dz", [[2, 0.04], [0.06, 8]], "the mask is left out"),
+    (11, "dz", 4 * [[-0.4375, 0.125, 0.3125]], "go on from P through softmax"),
+    (11, "dz", 4 * [[-0.047852, 0.023438, 0.073242]], "each score changes all p"),
+    (11, "dz", 4 * [[-0.21875, 0.0625, 0.15625]], "this belongs to cross-entropy"),
+    (13, "errors", [0.472476, 0.0429386], "move to both sides"),
+    (13, "errors", [0.454649, 0.539402], "this is the derivative; how far is it from cos 1"),
+    (14, "dz", [[1.25, 0], [3.75, 5]], "the slope at z is left out"),
+    (14, "dz", [[1.25, 0.025], [0.0375, 5]], "the mask is left out"),
     (16, "gradient's error", (18.99, 19.01), "divide by B, which is 20 here"),
-    (16, "accuracy", (0, 0.2), "it learns nothing: check the sign, and that the step is in place"),
+    (16, "accuracy", (0, 0.2), "it learns nothing: check first weights, sign, and steps in place"),
 )
 
 
@@ -705,11 +707,10 @@ def check(exercise: int, answer: object, *arguments: object) -> bool:
         said = {label: f"it stopped with {type(error).__name__}"}
         with suppress(Exception):  # its text may go wrong, too
             fit = " (do the shapes fit?)" if isinstance(error, ValueError) else ""
-            said[label] += f"{fit}: {error}"
+            said[label] += f"{fit}: {error}".rstrip(". ")
     right = set(said.values()) == {"right"}
-    lines = [f"{name}: {verdict}." for name, verdict in said.items()]
     hint = f"Solution {exercise} is" if right else f"Hint {exercise} and solution {exercise} are"
-    print("\n".join(lines), f"{hint} at the back.")
+    print("\n".join(f"{name}: {what}." for name, what in said.items()), f"{hint} at the back.")
     return right
 
 
@@ -734,12 +735,12 @@ def _verdict(exercise: int, part: str, value: object) -> str:
     if found.shape != shape:
         return f"found shape {found.shape}, expected {expected}"
     if not np.isfinite(found).all():
-        return "not all numbers are finite: did something explode, or was it divided by 0"
-    if exercise in (5, 11, 14):  # where a factor is a likely slip
+        return "not all numbers are finite: something exploded, or was divided by 0"
+    if exercise in (1, 5, 8, 10, 11, 14):  # where a factor is a likely slip
         scale = np.vdot(right, found) / np.vdot(right, right)
         if scale and _agree(found, scale * np.array(right)):
             return f"nearly: each number is {scale:.3g} times what it should be"
-    return "not yet right"
+    return f"not yet right: it is {np.round(found, 4)}" if exercise in (15, 16) else "not yet right"
 
 
 def _agree(found: np.ndarray, value: object) -> bool:

@@ -99,35 +99,53 @@ MISTAKES = [  # exercise, a piece of its solution, a mistake to put there, and w
     (1, "1 / 8 - 1", "1 / 8", "dz: nearly: subtract the one-hot row of the true digit"),
     (2, "W1 @ W2,", "W2 @ W1,", "W: nearly: W1 comes first"),
     (2, "b1 @ W2", "b1", "b: nearly: b1 goes through W2, too"),
+    (1, "1 / 8 - 1, 2 / 8, 5 / 8", "-7 / 24, 2 / 24, 5 / 24", "dz: nearly: each number is 0.333"),
     (3, "2", "4", "this is the mean of the squares, so take its root"),
+    (3, "2", "12**0.5", "the mean of the squared weights is not r², but a third of it"),
     (4, "12)", "10)", "loss: nearly: the bias has its say, too"),
     (5, "x.T @ dz", "dz.T @ x", "dW: nearly: transpose it"),
-    (5, "dz.sum(axis=0)", "dz.mean(axis=0)", "db: nearly: each number is 0.333 times what"),
+    (5, "dz.sum(axis=0)", "dz.mean(axis=0)", "db: nearly: each number is 0.25 times what"),
+    (5, "dz.sum(axis=0)", "dz.sum(axis=1)", "db: found shape (4,), expected numbers of shape (3,)"),
     (5, ", dz @ W.T", "", "expected 3 values, dW and db and dx, found 2"),
     (5, "x.T @", "x @", "it stopped with ValueError (do the shapes fit?): matmul"),
-    (6, "params.copy()", "params", "training goes on changing these arrays, so keep a copy"),
+    (6, "params.copy()", "params", "the last ones; copy the best, since training changes them"),
+    (6, "return best", "return params", "these are the last ones; copy the best"),
+    (6, "loss < lowest", "loss <= lowest", "params: nearly: an equal loss is not below the lowest"),
     (6, "if e", "lowest = loss\n        if e", "compare with the lowest loss so far"),
+    (6, "== patience", "== patience - 1",
+     "too early: count every epoch, and anew after each lowest loss"),
+    (6, "in epochs:", "in [(p.copy(), loss) for p, loss in epochs]:", "stopped with RuntimeError: "),
     (7, "z / T", "z * T", "T: nearly: divide by T"),
-    (8, "* 0.5", "* 0.5 / 60", "dw: nearly: db is a sum over the images already"),
+    (7, "abs((1 - softmax(z / T).max(axis=1)).sum() - mistakes)", "cross_entropy(z / T, y)",
+     "T: nearly: this T has the lowest loss; compare mistakes expected and made"),
+    (8, "* 0.5", "* 0.5 / 60", "dw: nearly: each number is 0.0167 times what"),
+    (8, "* 0.5", "* 0.5 * 60", "dw: nearly: each number is 60 times what"),
     (9, "run(seed, rate)", "run(rate, seed)", "means: nearly: the seed comes first in run(seed, rate)"),
     (9, "losses.mean(axis=0), losses.std(axis=0)", "losses.std(axis=0), losses.mean(axis=0)",
      "means: nearly: the means come first"),
     (9, "losses.std(axis=0)", "losses.var(axis=0)", "this is the variance, so take its root"),
+    (9, "losses.std(axis=0)", "losses.std(axis=0, ddof=1)", "by the number of seeds, as np.std does"),
+    (9, "run(seed, rate) for rate in rates] for seed in seeds", "run(seeds, rate) for rate in rates]",
+     "it stopped with TypeError"),
     (10, "-0.19, -0.271", "-0.1, -0.1", "velocities: nearly: 0.9 of the last velocity remains"),
     (10, "my_limit = -1", "my_limit = 1", "limit: nearly: the sign is wrong"),
+    (10, "my_limit = -1", "my_limit = -10", "limit: nearly: each number is 10 times what"),
     (11, "p * (g - (g * p).sum(axis=1, keepdims=True))", "g", "go on from P through softmax"),
     (11, "(g - (g * p).sum(axis=1, keepdims=True))", "g * (1 - p)", "each score changes all p"),
-    (11, "2 * (p - Y) / len(z)", "2 * (p - Y)", "dz: nearly: each number is 2 times what"),
+    (11, "2 * (p - Y) / len(z)", "2 * (p - Y)", "dz: nearly: each number is 4 times what"),
+    (11, "2 * (p - Y) / len(z)", "p - Y", "dz: nearly: each number is 2 times what"),
+    (11, "return p * (g - (g * p).sum(axis=1, keepdims=True))", "return g / 2", "to cross-entropy"),
     (13, "(np.sin(1 + h) - np.sin(1 - h)) / (2 * h)", "(np.sin(1 + h) - np.sin(1)) / h", "to both"),
-    (13, "abs(", "(", "errors: nearly: an error is positive here: take the absolute value"),
-    (14, "a = leaky_relu(z) * mask / keep", "a = leaky_relu(z) * mask", "each number is 0.5 times"),
+    (13, "abs(", "(", "errors: nearly: the sign is wrong"),
+    (13, " - np.cos(1)", "", "errors: nearly: this is the derivative; how far is it from cos 1"),
+    (14, "a = leaky_relu(z) * mask / keep", "a = leaky_relu(z) * mask", "each number is 0.8 times"),
     (14, " * leaky_relu_grad(z)", "", "dz: nearly: the slope at z is left out"),
     (14, "leaky_relu_grad(z)", "leaky_relu_grad(da)", "dz: nearly: the slope at z is left out"),
     (14, "da * mask", "da", "dz: nearly: the mask is left out"),
-    (15, "120", "130", "parameters: not yet right"),
+    (15, "120", "130", "parameters: not yet right: it is 103360"),
     (16, "/ len(y)", "", "gradient's error: nearly: divide by B, which is 20 here"),
     (16, "return Z[-1], (A", "return x, (A", "forward's error: not yet right"),
-    (16, "W -= lr * dW", "W = W - lr * dW", "it learns nothing: check the sign, and that the step"),
+    (16, "W -= lr * dW", "W = W - lr * dW", "it learns nothing: check first weights, sign"),
 ]  # fmt: skip
 
 
@@ -201,11 +219,11 @@ def references():
     yield 3, np.sqrt(1200 * statistics.fmean(np.linspace(-0.1, 0.1, 100_001) ** 2))
     scores = torch.tensor([[np.log(3.0)] + 9 * [0]])
     yield 4, scores.softmax(1)[0, 0], functional.cross_entropy(scores, torch.tensor([7]))
-    x, W, b = [[1, 0], [2, -1], [0, 1]], [[1, 0, 2], [0, -1, 1]], [0, 0, 0]
-    dz = torch.tensor([[1, 0, -1], [0, 2, 0], [2, -1, 1]])
+    x, W, b = [[1, 0], [2, -1], [0, 1], [1, 1]], [[1, 0, 2], [0, -1, 1]], [0, 0, 0]
+    dz = torch.tensor([[1, 0, -1], [0, 2, 0], [2, -1, 1], [0, 0, 1]])
     dx, dW, db = gradients(lambda x, W, b: ((x @ W + b) * dz).sum(), x, W, b)
     yield 5, dW, db, dx
-    runs = [[seed**rate for seed in (1, 2, 6)] for rate in (1, 2)]
+    runs = [[seed**rate for seed in (1, 2, 3, 6)] for rate in (1, 2, 3)]
     yield 9, [*map(statistics.fmean, runs)], [*map(statistics.pstdev, runs)]
     weight, places = torch.zeros(1, requires_grad=True), [0.0]
     optimiser = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
@@ -214,11 +232,11 @@ def references():
         optimiser.step()
         places.append(weight.item())
     yield 10, np.diff(places)[:3], np.diff(places)[-1]
-    Y, z = torch.eye(3)[[0, 2]], np.log([[1, 2, 5], [1, 1, 2]])
-    yield 11, *gradients(lambda z: ((z.softmax(1) - Y) ** 2).sum() / 2, z)
-    sines = torch.tensor([1.1, 0.9, 1.01, 0.99, 1 + np.pi / 2]).double().sin()  # the last: cos 1
-    yield 13, (sines[:4:2] - sines[1::2]).div(torch.tensor([0.2, 0.02])).sub(sines[4]).abs()
-    z, factor, da = torch.tensor([[[2.0, -1], [-3, 4]], [[2, 0], [2, 2]], [[1, 2], [3, 4]]])
+    Y, z = torch.eye(3)[4 * [0]], np.log(4 * [[1, 2, 5]])
+    yield 11, *gradients(lambda z: ((z.softmax(1) - Y) ** 2).sum() / 4, z)
+    sines = torch.tensor([2, 0, 1.1, 0.9, 1 + np.pi / 2]).double().sin()  # the last: cos 1
+    yield 13, (sines[:4:2] - sines[1::2]).div(torch.tensor([2, 0.2])).sub(sines[4]).abs()
+    z, factor, da = torch.tensor([[[2, -1], [-3, 4]], [[1.25, 0], [1.25, 1.25]], [[1, 2], [3, 4]]])
     (dz,) = gradients(lambda z: (functional.leaky_relu(z) * factor * da).sum(), z.tolist())
     yield 14, functional.leaky_relu(z) * factor, dz
 

@@ -312,7 +312,7 @@ def test_divergence_is_told_in_one_sentence_and_not_by_warnings(screen, figures,
         curves.add(*MEASURED[0])
         assert np.geterr() == dict.fromkeys(before, "ignore")
         curves.add(*bad)
-    assert sentence(caught) == "training diverged in epoch 2: lower the learning rate."
+    assert sentence(caught) == "the run diverged in epoch 2: lower the learning rate."
     assert curves.epochs == [1] and "after 1 of 9 epochs" in screen[-1][1]["text/plain"]
     assert np.geterr() == before
 
