@@ -153,8 +153,7 @@ def _draw_lines(panels: dict, xlabel: str, ylabel="", log="", share=False) -> tu
             if y.ndim == 2:
                 axes.plot(x, y, style[0], color=colour, markersize=3, alpha=0.6)
                 y = np.median(y, axis=1)
-            many = {"markevery": max(1, len(y) // 12), "markersize": 4}
-            axes.plot(x, y, style, color=colour, label=label, **many)
+            axes.plot(x, y, style, color=colour, label=label, ms=4, markevery=max(1, len(y) // 12))
             if len(y):
                 ends = f"{y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}"
                 described.append(f"{name} {label}: {ends}".strip())
@@ -164,7 +163,8 @@ def _draw_lines(panels: dict, xlabel: str, ylabel="", log="", share=False) -> tu
         for letter in log:
             axes.set(**{f"{letter}scale": "log"})
             axis, (low, high) = getattr(axes, f"{letter}axis"), getattr(axes, f"get_{letter}lim")()
-            axis.set_major_locator(LogLocator(subs=(1, 3) if high < 1e6 * low else (1,)))
+            subs = (1, 3) if high < low * 10 ** (6 / columns) else (1,)
+            axis.set_major_locator(LogLocator(subs=subs))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
         axes.grid(color="0.9")
