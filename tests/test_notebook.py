@@ -307,10 +307,10 @@ def test_divergence_is_told_in_one_sentence_without_warnings(kernel):
 
 
 def test_the_stop_button_in_the_very_first_epoch_ends_the_cell(kernel):
-    kernel("EPOCHS, LEARNING_RATE, few = 30, 0.01, mini_batches", "from itertools import repeat")
-    kernel("mini_batches = lambda *_: repeat(np.arange(60))")
-    begun = "print('begun', flush=True)"
-    kernel(begun, CELLS["train-run"], stop_at="begun", error="KeyboardInterrupt")
+    begun = "        print('begun', flush=True)"  # within the epoch, not while the cell is compiled
+    endless = "def mini_batches(*_):\n    while True:", begun, "        yield np.arange(60)"
+    kernel("EPOCHS, LEARNING_RATE, few = 30, 0.01, mini_batches", "\n".join(endless))
+    kernel(CELLS["train-run"], stop_at="begun", error="KeyboardInterrupt")
     kernel("mini_batches = few")
 
 
