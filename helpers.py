@@ -213,26 +213,26 @@ def plot_predictions(images, probabilities, labels, title: str) -> None:
 @plain_style
 def _predictions(images, probabilities, labels, title: str):
     rows, columns = -(-len(images) // 5), min(5, len(images))
-    figure = Figure(figsize=(max(4, 1.8 * columns), 1.6 * rows + 0.4))
-    grid, described = figure.add_gridspec(rows, 2 * columns, width_ratios=[1.2, 1] * columns), []
+    figure = Figure(figsize=(max(4, 1.8 * columns), 2 * rows + 0.4))
+    grid, described = figure.add_gridspec(2 * rows, columns, height_ratios=[1.5, 1] * rows), []
     for i, (image, p, label) in enumerate(zip(images, probabilities, labels)):
-        answer, column = p.argmax(), 2 * (i % 5)
+        answer, row = p.argmax(), 2 * (i // 5)
         other = TRAINING if label is None else WRONG  # where no digit is the true one
         colours = [RIGHT if k == label else other if k == answer else "0.6" for k in range(10)]
         verdict = f"{answer}" if label in (answer, None) else f"{answer}, but is {label}"
         described.append(f"{verdict} ({p[answer]:.0%})")
-        axes = figure.add_subplot(grid[i // 5, column])
+        axes = figure.add_subplot(grid[row, i % 5])
         axes.imshow(image, cmap="gray_r")
         axes.axis("off")
         axes.set_title(verdict, fontsize=11, pad=3, color=colours[answer])
-        axes = figure.add_subplot(grid[i // 5, column + 1])
-        axes.barh(range(10), p, color=colours)
+        axes = figure.add_subplot(grid[row + 1, i % 5], ylim=(0, 1.3), xticks=range(10), yticks=[])
+        axes.bar(range(10), p, color=colours)
         for k in {answer, label} - {None}:
-            axes.text(p[k] + 0.06, k, f"{k}: {p[k]:.0%}", fontsize=9, va="center", color=colours[k])
-        axes.set(xlim=(0, 2.8), ylim=(9.6, -0.6), xticks=[], yticks=[])
-        axes.spines[["top", "bottom", "right"]].set_visible(False)
+            axes.text(k, p[k] + 0.05, f"{p[k]:.0%}", fontsize=9, ha="center", color=colours[k])
+        axes.tick_params(length=0, labelsize=8)
+        axes.spines[["top", "left", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=12)
-    figure.tight_layout(pad=0.4, h_pad=1.2)
+    figure.tight_layout(pad=0.4, h_pad=0.1)
     return figure, "; ".join(described)
 
 

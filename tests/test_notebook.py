@@ -210,7 +210,7 @@ def test_readme_shows_a_picture_of_the_notebook_and_a_test_command(notebook):
 
 SMALL = f"""
 images, labels, test_images, test_labels = helpers.load_mnist({str(ROOT / "data")!r})
-train, val = np.arange(18_000), np.arange(50_000, 50_500)
+train, val = np.arange(18_000), np.arange(50_000, 51_000)
 x_train, x_val = standardise(images[train]), standardise(images[val])
 y_train, y_val = labels[train], labels[val]
 test_images, test_labels = test_images[:500], test_labels[:500]
