@@ -1,6 +1,5 @@
 """What the walkthrough uses but does not teach: loading the data, drawing, distorting images,
-preparing a reader's own digit, a pad to draw one on, and judging answers to exercises. No network
-mathematics stands here; every formula and its code are in mnist_from_scratch.ipynb.
+preparing a reader's own digit, a pad to draw one on, judging answers; and no network mathematics.
 """
 
 import base64
@@ -134,9 +133,10 @@ def plot_lines(
 ) -> None:
     """Draw panels in rows of three, which may share their scales.
 
-    `panels` holds the title of each panel and its lines: name, then x (n,) and y (n,), or y (n, runs),
-    drawn as a line of medians with a dot for each run. `log` names logarithmic axes: "x", "y" or "xy".
+    `panels` holds the title of each and its lines, or only lines: name, then x (n,) and y (n,), or
+    y (n, runs), drawn as medians with a dot for each run. `log` names axes: "x", "y" or "xy".
     """
+    panels = panels if isinstance(next(iter(panels.values())), dict) else {"": panels}
     figure, described = _draw_lines(panels, xlabel, ylabel, log, share)
     figure.suptitle(title, fontsize=12)
     show(figure, f"{title}. Lines over {xlabel}: {described}.")

@@ -245,7 +245,7 @@ def test_the_notebooks_check_finds_a_mistake_in_half_of_any_array_and_nowhere_el
                     array[len(array) // 2 :] *= 2
             return grads
 
-        errors = nb.gradient_errors(params, x, y, np.random.default_rng(0), backward=backward)
+        errors = nb.gradient_errors(params, x, y, np.random.default_rng(0), version=backward)
         assert len(errors) == 2 * len(params)
         for i, error in enumerate(errors):
             assert error > 0.01 if i == broken else error < 1e-6
