@@ -119,10 +119,10 @@ def plot_images(images, titles, title: str, columns: int = 10, signed: bool = Fa
     limit = max(abs(image).max() for image in images)
     scale = {"cmap": "gray", "vmin": -limit, "vmax": limit} if signed else {"cmap": "gray_r"}
     for i, (image, text) in enumerate(zip(images, titles, strict=True)):
-        axes = figure.add_subplot(rows, columns, i + 1)
+        axes = figure.add_subplot(rows, columns, i + 1, xticks=[], yticks=[])
         axes.imshow(image, **scale)
         axes.set_title(text, fontsize=10, pad=3)
-        axes.axis("off")
+        axes.spines[:].set_color("0.8")
     figure.suptitle(title, fontsize=12)
     show(figure, f"{title}. {len(images)} pictures: {', '.join(titles)}.")
 

@@ -159,7 +159,7 @@ def compare_epochs(rounds, images):
     print(f"  {np.median(np.divide(ours, next(iter(idle.values())))):.2f} times as long as idle\n")
 
 
-RUNGS = (  # each adds one thing to the one above, but for the controls: rungs 1, 2 and 8
+RUNGS = (  # each adds one thing to the one above, but for the controls: rungs 1, 2, 8 and 9
     "plain steps",
     "plain steps, three times the learning rate",
     "plain steps, ten times the learning rate",
@@ -169,6 +169,7 @@ RUNGS = (  # each adds one thing to the one above, but for the controls: rungs 1
     "+ elastic distortions",
     "+ weight decay",
     "the same with plain steps, six times the learning rate",
+    "the same with a constant learning rate, a sixth of it",
 )
 LAST = 7  # the recipe of section 11
 
@@ -184,9 +185,9 @@ def far_epochs(nb, seed, epochs, rung=LAST):
         step = partial(nb.momentum_step, velocities=velocities, weight_decay=decay)
     if rung == 8:
         step = partial(step, momentum=0)
-    rate = nb.FAR_RATE * {1: 3, 2: 10, 8: 6}.get(rung, 1)
+    rate = nb.FAR_RATE * {1: 3, 2: 10, 8: 6, 9: 1 / 6}.get(rung, 1)
     for epoch in range(epochs):
-        lr = nb.cosine(rate, epoch / epochs) if rung >= 4 else rate
+        lr = nb.cosine(rate, epoch / epochs) if 4 <= rung < 9 else rate
         if rung >= 5:
             nb.helpers.distort(nb.x_train, rng, elastic=rung >= 6, out=x)
         with np.errstate(all="ignore"):  # steps that are too long make numbers without bounds
