@@ -133,8 +133,8 @@ def plot_lines(
 ) -> None:
     """Draw panels in rows of three, which may share their scales.
 
-    `panels` holds the title of each and its lines, or only lines: name, then x (n,) and y (n,), or
-    y (n, runs), drawn as medians with a dot for each run. `log` names axes: "x", "y" or "xy".
+    `panels` holds titles with lines, or just lines: name, then x (n,) and y (n,), or y (n, runs),
+    drawn as medians with a dot for each run. `log` names logarithmic axes: "x", "y" or "xy".
     """
     panels = panels if isinstance(next(iter(panels.values())), dict) else {"": panels}
     figure, described = _draw_lines(panels, xlabel, ylabel, log, share)

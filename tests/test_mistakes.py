@@ -175,7 +175,7 @@ MISTAKES = [
     (HE, "variance for deviation", "np.sqrt(2 / n_in)", "2 / n_in"),
     (TRIAL, "regardless of the seed", "default_rng([seed, 10])", "default_rng([SEED, 10])"),
     (TRIAL, "the same batches for all seeds", "default_rng([seed, 12])", "default_rng([SEED, 12])"),
-    (TRIAL, "regardless of the sizes", "params = init_params(sizes, np", "params = init_params((784, 8, 10), np"),
+    (TRIAL, "regardless of the sizes", "init_params(sizes, np", "init_params((784, 8, 10), np"),
     (TRIAL, "always Xavier", "default_rng([seed, 10]), weights)", "default_rng([seed, 10]))"),
     (TRIAL, "trained with Leaky ReLU", "batch_size, lr, rng, activation)", "batch_size, lr, rng)"),
     (TRIAL, "evaluated with Leaky ReLU", "y_val[:1000], activation[0])", "y_val[:1000])"),

@@ -511,8 +511,8 @@ def test_a_trial_is_ten_epochs_with_the_given_choices(nb, changed):
     loss, (x, y), (x_val, y_val) = trial(nb, **choices)
     x, x_val = map(choices.get("prepare", nb.standardise), (x, x_val))
     f, slope = choices.get("activation", (nb.leaky_relu, nb.leaky_relu_grad))
-    rng, weights = np.random.default_rng([3, 10]), choices.get("weights", nb.xavier)
-    params, rng = nb.init_params(choices["sizes"], rng, weights), np.random.default_rng([3, 12])
+    weights, rng = choices.get("weights", nb.xavier), np.random.default_rng([3, 12])
+    params = nb.init_params(choices["sizes"], np.random.default_rng([3, 10]), weights)
     for _ in range(10):
         for batch in nb.mini_batches(130, choices.get("batch_size", 60), rng):
             _, cache = nb.forward(params, x[batch], f)
