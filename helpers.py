@@ -70,7 +70,7 @@ def load_mnist(root: str | Path = "data") -> list[np.ndarray]:
 # Okabe and Ito's palette, which the colour-blind can tell apart: one colour for one thing.
 TRAINING, VALIDATION, RIGHT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#009E73", "#CC3311", "#555555"
 COLOURS = (TRAINING, VALIDATION, RIGHT, NEUTRAL, "#CC79A7")
-STYLES = ("o-", "s--", "^:", "d-.", "v-")
+STYLES = ("o-", "s--", "^:", "d-.", "v:")
 CENTRED = {"ha": "center", "va": "center"}
 plain_style = matplotlib.rc_context(matplotlib.rcParamsDefault)  # whatever style the reader has set
 
@@ -112,15 +112,16 @@ def plot_network(sizes: Sequence[int]) -> None:
 
 @plain_style
 def plot_images(images, titles, title: str, columns: int = 10, signed: bool = False) -> None:
-    """Draw images (h, w) in rows, ink dark on white; or signed, with zero grey and more lighter."""
+    """Draw images (h, w), or (n,) as rectangles, ink dark on white; or signed, with zero grey."""
     images, titles = list(images), list(map(str, titles))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(9, rows * (9 / columns + 0.2) + 0.4), layout="constrained")
     limit = max(abs(image).max() for image in images)
-    scale = {"cmap": "gray", "vmin": -limit, "vmax": limit} if signed else {"cmap": "gray_r"}
+    scale = {"vmin": -limit, "vmax": limit} if signed else {}
     for i, (image, text) in enumerate(zip(images, titles, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1, xticks=[], yticks=[])
-        axes.imshow(image, **scale)
+        height = max(n for n in range(1, 29) if image.size % n == 0)
+        axes.imshow(image.reshape(height, -1) if image.ndim == 1 else image, "gray_r", **scale)
         axes.set_title(text, fontsize=10, pad=3)
         axes.spines[:].set_color("0.8")
     figure.suptitle(title, fontsize=12)
@@ -148,15 +149,14 @@ def _draw_lines(panels: dict, xlabel: str, ylabel="", log="", share=False) -> tu
     for i, (name, lines) in enumerate(panels.items()):
         first = figure.axes[0] if i and share else None
         axes = figure.add_subplot(rows, columns, i + 1, sharex=first, sharey=first)
-        for (label, (x, y)), style, colour in zip(lines.items(), STYLES, COLOURS):
-            y = np.asarray(y, float)
+        for k, ((label, (x, y)), style) in enumerate(zip(lines.items(), STYLES)):
+            y, colour, step = np.asarray(y, float), COLOURS[k], max(1, len(y) // 8)
             if y.ndim == 2:
                 axes.plot(x, y, style[0], color=colour, markersize=3, alpha=0.6)
                 y = np.median(y, axis=1)
-            axes.plot(x, y, style, color=colour, label=label, ms=4, markevery=max(1, len(y) // 12))
-            if len(y):
-                ends = f"{y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}"
-                described.append(f"{name} {label}: {ends}".strip())
+            axes.plot(x, y, style, color=colour, label=label, ms=4, markevery=(k % step, step))
+            ends = f"{y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}"
+            described.append(f"{name} {label}: {ends}".strip())
         axes.set(title=name, xlabel=xlabel, ylabel="" if i % columns else ylabel)
         if "x" not in log and np.asarray(x).dtype.kind == "i":
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
@@ -329,13 +329,11 @@ def distort(
 ) -> np.ndarray:
     """A copy of images (n, 784), stretched, slanted, turned and moved a little, and bent if elastic.
 
-    Every 100 images share a distortion. A random matrix, with entries up to 0.11 from those of the
-    identity, and a shift of up to 1.3 pixels say for each pixel of the new image where to look in
-    the old one. An elastic distortion moves these places by 0.85 pixels more (RMS), neighbours alike.
-    The copy is put into `out`, if given, which saves the time to get new memory.
+    Every 100 images share a distortion: a random matrix, up to 0.11 from the identity, and a shift of
+    up to 1.3 pixels say for each new pixel where to look in the old image; an elastic distortion
+    moves these places by 0.85 pixels more (RMS), neighbours alike. `out`, if given, takes the copy.
 
-    Source: P. Simard, D. Steinkraus and J. Platt, Best practices for convolutional neural networks
-    applied to visual document analysis, 2003.
+    Source: P. Simard, D. Steinkraus, J. Platt, https://doi.org/10.1109/ICDAR.2003.1227801
     """
     out = np.empty_like(x) if out is None else out
     for start in range(0, len(x), 10_000):  # so many at a time, to save memory
@@ -353,8 +351,7 @@ def distort(
 
 
 def _look_up(places: np.ndarray) -> csr_matrix:
-    """A matrix that makes of an image (784,) the one seen at places (2, 784): each new pixel is a
-    weighted mean of the four around its place, by bilinear interpolation."""
+    """A matrix (784, 784) that makes of an image that at places (2, 784), by bilinear interpolation."""
     places = np.clip(places + 13.5, 0, 27 - 1e-6)
     corner = places.astype(np.int32)
     down, right = (places - corner).astype(np.float32)
@@ -378,8 +375,7 @@ def prepare_digit(picture: Picture) -> np.ndarray:
     fractions from 0 to 1, with a digit of any size, dark on light or light on dark. The result has
     (28, 28) bytes, 0 for paper to 255 for ink, with its centre of mass in the middle.
 
-    Raises a ValueError if it is no picture, too large, or cannot show a single digit, and a
-    FileNotFoundError if there is no such file.
+    Raises a ValueError if it cannot show a single digit, a FileNotFoundError if there is no file.
     """
     return preparation(picture)["centred"]
 
@@ -398,6 +394,11 @@ def preparation(picture: Picture) -> dict[str, np.ndarray]:
     steps = {"picture": 255 - np.asarray(image), "lines found": lines * np.uint8(255)}
     steps |= {"ink alone": alone, "cropped and fitted": fitted, "centred": centred}
     return {name: step for name, step in steps.items() if step.any()}
+
+
+def shrink(picture: np.ndarray) -> np.ndarray:
+    """A picture (h, w) of bytes merely made 28 × 28 and inverted, to compare with prepared ones."""
+    return 255 - np.asarray(Image.fromarray(picture).resize((28, 28), Image.Resampling.BOX))
 
 
 def _opened(picture: Picture) -> Image.Image:
@@ -699,8 +700,7 @@ def check(exercise: int, answer: object, *arguments: object) -> bool:
             if all(value is None for value in values):
                 said[label] = "no answer yet"
             elif len(values) != len(parts):
-                wanted = f"{len(parts)} values, {' and '.join(parts)}"
-                said[label] = f"expected {wanted}, found {len(values)}"
+                said[label] = f"found {len(values)} values, expected {', '.join(parts)}"
             else:
                 said = {f"{label}, {p}": _verdict(exercise, p, v) for p, v in zip(parts, values)}
     except (Exception, SystemExit) as error:

@@ -106,7 +106,7 @@ MISTAKES = [  # exercise, a piece of its solution, a mistake to put there, and w
     (5, "x.T @ dz", "dz.T @ x", "dW: nearly: transpose it"),
     (5, "dz.sum(axis=0)", "dz.mean(axis=0)", "db: nearly: each number is 0.25 times what"),
     (5, "dz.sum(axis=0)", "dz.sum(axis=1)", "db: found shape (4,), expected numbers of shape (3,)"),
-    (5, ", dz @ W.T", "", "expected 3 values, dW and db and dx, found 2"),
+    (5, ", dz @ W.T", "", "found 2 values, expected dW, db, dx"),
     (5, "x.T @", "x @", "it stopped with ValueError (do the shapes fit?): matmul"),
     (6, "params.copy()", "params", "the last ones; copy the best, since training changes them"),
     (6, "return best", "return params", "these are the last ones; copy the best"),

@@ -50,6 +50,13 @@ def assert_prepared(image):
     assert (image == 0).mean() > 0.5, "the paper is not blank"
 
 
+def test_a_picture_merely_shrunk_is_inverted_and_has_means_of_squares():
+    digit, noise = SEVEN.astype(int), np.random.default_rng(0).integers(-9, 10, (28, 10, 28, 10))
+    noise -= noise.mean(axis=(1, 3), keepdims=True).astype(int)
+    picture = 255 - np.clip(digit.repeat(10, 0).repeat(10, 1), 20, 235) + noise.reshape(280, 280)
+    assert abs(helpers.shrink(picture.astype(np.uint8)) - np.clip(digit, 20.0, 235)).max() < 1.5
+
+
 def likeness(image, other):
     """Correlation of the pixels, 1 for the same image, even if one is shifted by a pixel: the
     place is rounded, and the width may be, too."""

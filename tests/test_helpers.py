@@ -206,6 +206,13 @@ def test_every_picture_is_opaque_has_a_text_and_is_the_same_in_a_dark_style(show
     assert light == dark
 
 
+def test_rows_of_numbers_are_drawn_as_full_rectangles(shown):
+    rows = RNG.normal(size=(2, 500))
+    for images in (IMAGES / 1, IMAGES.reshape(3, 784) / 1, rows.reshape(2, 25, 20), rows):
+        helpers.plot_images(images, range(len(images)), "The same", signed=True)
+    assert shown[0] == shown[1] != shown[2] == shown[3]
+
+
 # ------------------------------------------------------------------------------ watching a training
 
 MEASURED = [((1 / n, 1 - 0.2 / n), (2 / n, 1 - 0.4 / n)) for n in (1, 2, 3)]

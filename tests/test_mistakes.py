@@ -22,7 +22,7 @@ DIFFERENCES = t.test_gradients_agree_with_central_differences_in_every_entry
 LOGITS = t.test_gradient_at_the_logits_agrees_with_pytorch_and_sums_to_zero_in_each_row
 CENTRAL = t.test_central_difference_is_central_and_puts_the_entry_back
 CHECK = t.test_the_notebooks_check_finds_a_mistake_in_half_of_any_array_and_nowhere_else
-HOW_WRONG = t.test_the_notebooks_check_says_how_wrong_a_broken_backward_is
+HOW_WRONG = t.test_the_notebooks_check_says_how_wrong_a_gradient_is
 BATCHES = t.test_mini_batches_hold_every_number_once_and_only_the_last_may_be_smaller
 RANDOM = t.test_mini_batches_are_random_differ_between_epochs_and_repeat_with_the_seed
 STEP = t.test_a_step_goes_against_the_gradient_and_changes_the_arrays_themselves
@@ -35,7 +35,7 @@ EVALUATION = t.test_loss_accuracy_and_probabilities_agree_with_pytorch
 INTERVAL = t.test_the_confidence_interval_holds_95_percent_of_the_normal_distribution
 HE = t.test_he_has_the_variance_of_its_formula_and_zero_biases
 TRIAL = t.test_a_trial_is_ten_epochs_with_the_given_choices
-MOMENTUM = t.test_momentum_agrees_with_pytorch_and_changes_the_arrays_themselves
+DECAY = t.test_weight_decay_agrees_with_pytorch_and_changes_the_arrays_themselves
 COSINE = t.test_the_cosine_agrees_with_pytorch
 DISTORTED = t.test_distorted_images_agree_with_those_that_pytorch_looks_up
 AFFINE = t.test_affine_places_are_near_those_of_the_pixels_and_use_the_whole_range
@@ -72,8 +72,8 @@ MISTAKES = [
     (FLOAT32, "weights in float64", "n_out).astype(np.float32)", "n_out)"),
     (FLOAT32, "biases in float64", "np.zeros(n_out, np.float32)", "np.zeros(n_out)"),
     (FLOAT32, "one-hot rows in float64", "np.eye(10, dtype=np.float32)", "np.eye(10)"),
-    (FLOAT32, "a rate that is a NumPy number", "float(lr * (1 + np.cos(np.pi * progress)) / 2)",
-     "lr * (1 + np.cos(np.pi * progress)) / 2"),
+    (FLOAT32, "a rate that is a NumPy number", "float(lr * (1 + np.cos(np.pi * t)) / 2)",
+     "lr * (1 + np.cos(np.pi * t)) / 2"),
     (FLOAT32, "pixels in float64", "np.float32(33.3), np.float32(78.6)", "33.3, np.float64(78.6)"),
 
     (PYTORCH, "tenfold slope", "ALPHA = np.float32(0.01)", "ALPHA = np.float32(0.1)"),
@@ -113,15 +113,13 @@ MISTAKES = [
     (CENTRAL, "entry not put back", "    array[index] = value\n", ""),
     (CHECK, "layers left out", "zip(params, grads):\n        for array,",
      "zip(params[:3], grads):\n        for array,"),
-    (CHECK, "one entry of each array", "tuple(rng.integers(array.shape))", "(0,) * array.ndim"),
-    (CHECK, "largest error missed", "abs(ours - numerical).max()", "abs(ours - numerical).min()"),
+    (CHECK, "biases left out", "[(W, dW), (b, db)]", "[(W, dW), (W, dW)]"),
+    (CHECK, "one entry of each array", "rng.integers(len(row), size=20)", "np.zeros(20, int)"),
+    (CHECK, "largest error missed", "abs(ours[chosen] - numerical).max()",
+     "abs(ours[chosen] - numerical).min()"),
     (HOW_WRONG, "error not relative", " / abs(numerical).max())", ")"),
-    (HOW_WRONG, "compared with itself", "[central_difference(loss, array, i) for i in entries]",
-     "[grad[i] for i in entries]"),
-    (HOW_WRONG, "the right backward, whatever is asked", "grads = version(params, forward(",
-     "grads = backward(params, forward("),
-    (HOW_WRONG, "the right slope, whatever is asked", "y, slope)\n    for arrays",
-     "y, leaky_relu_grad)\n    for arrays"),
+    (HOW_WRONG, "compared with itself", "[central_difference(loss, row, i) for i in chosen]",
+     "ours[chosen]"),
     (HOW_WRONG, "Leaky ReLU, whatever is asked", "cross_entropy(forward(params, x, f)[0], y)",
      "cross_entropy(forward(params, x)[0], y)"),
 
@@ -133,7 +131,7 @@ MISTAKES = [
     (SEED, "another order each time", "rng.permutation(n)",
      "np.random.default_rng().permutation(n)"),
     (STEP, "uphill", "W -= lr * dW", "W += lr * dW"),
-    (STEP, "biases not updated", "        b -= lr * db", "        pass"),
+    (STEP, "biases not updated", "lr * dW\n        b -= lr * db", "lr * dW"),
     (STEP, "a copy changed", "W -= lr * dW", "W = W - lr * dW"),
     (TRAINING, "decay after every step", "        step(params, grads, lr)\n",
      "        step(params, grads, lr)\n        lr /= 1 + DECAY\n"),
@@ -155,8 +153,7 @@ MISTAKES = [
     (LOOPS, "one layer: uphill", "W -= 0.01", "W += 0.01"),
     (LOOPS, "far: schedule one epoch ahead", "epoch / FAR_EPOCHS", "(epoch + 1) / FAR_EPOCHS"),
     (LOOPS, "far: rate that does not fall", "FAR_BATCH, lr, rng", "FAR_BATCH, FAR_RATE, rng"),
-    (LOOPS, "far: plain steps", "rng, step=far_step)", "rng)"),
-    (LOOPS, "far: no weight decay", ", weight_decay=WEIGHT_DECAY)", ")"),
+    (LOOPS, "far: no weight decay", "rng, step=decay_step)", "rng)"),
     (LOOPS, "far: a distortion for all epochs", "x = helpers.distort(x_train, rng, out=x)",
      "x = x if epoch else helpers.distort(x_train, rng, out=x)"),
     (LOOPS, "far: distorted ever more", "x = helpers.distort(x_train, rng, out=x)",
@@ -181,25 +178,23 @@ MISTAKES = [
     (TRIAL, "evaluated with Leaky ReLU", "y_val[:1000], activation[0])", "y_val[:1000])"),
     (TRIAL, "regardless of the batch size", "batch_size, lr, rng, activation)",
      "60, lr, rng, activation)"),
-    (TRIAL, "always standardised", "x, x_check = prepare(", "x, x_check = standardise("),
+    (TRIAL, "always standardised", "x, x_check = scale(", "x, x_check = standardise("),
     (TRIAL, "one epoch", "        for epoch in range(10):", "        for epoch in range(1):"),
     (TRIAL, "validated on training images", "x_check, y_val[:1000]", "x[:70], y_train[:70]"),
     (t.test_a_trial_with_too_long_steps_counts_as_ten_without_a_warning,
      "NumPy's warnings",
      'np.errstate(all="ignore"):\n        for epoch', "np.errstate():\n        for epoch"),
     (t.test_a_mistyped_name_of_a_choice_is_an_error, "any name is taken",
-     "prepare=standardise\n", "prepare=standardise, **others\n"),
+     "scale=standardise\n", "scale=standardise, **others\n"),
 
-    (MOMENTUM, "velocity uphill", "vW -= lr * (", "vW += lr * ("),
-    (MOMENTUM, "velocity that stays", "vW *= momentum", "pass"),
-    (MOMENTUM, "another momentum", "momentum=0.9", "momentum=0.95"),
-    (MOMENTUM, "a copy moved", "W += vW", "W = W + vW"),
-    (MOMENTUM, "biases without momentum", "vb *= momentum", "vb *= 0"),
-    (MOMENTUM, "weight decay twice as large", "weight_decay * W", "2 * weight_decay * W"),
-    (MOMENTUM, "no weight decay", " + weight_decay * W", ""),
-    (MOMENTUM, "weight decay of the biases", "vb -= lr * db", "vb -= lr * (db + weight_decay * b)"),
-    (COSINE, "rising", "(1 + np.cos(np.pi * progress))", "(1 - np.cos(np.pi * progress))"),
-    (COSINE, "a whole cosine", "np.pi * progress", "2 * np.pi * progress"),
+    (DECAY, "uphill", "W -= lr * (dW +", "W += lr * (dW +"),
+    (DECAY, "a copy changed", "W -= lr * (dW +", "W = W - lr * (dW +"),
+    (DECAY, "twice as large", "WEIGHT_DECAY * W", "2 * WEIGHT_DECAY * W"),
+    (DECAY, "none", " + WEIGHT_DECAY * W", ""),
+    (DECAY, "of the biases, too", " * W)\n        b -= lr * db",
+     " * W)\n        b -= lr * (db + WEIGHT_DECAY * b)"),
+    (COSINE, "rising", "(1 + np.cos(np.pi * t))", "(1 - np.cos(np.pi * t))"),
+    (COSINE, "a whole cosine", "np.pi * t", "2 * np.pi * t"),
 
     (DISTORTED, "rows and columns swapped", "28 * corner[0] + corner[1]", "28 * corner[1] + corner[0]"),
     (DISTORTED, "pixel to the left", "[[0], [1], [28], [29]]", "[[0], [1], [28], [28]]"),
