@@ -149,8 +149,8 @@ def _draw_lines(panels: dict, xlabel: str, ylabel="", log="", share=False) -> tu
     for i, (name, lines) in enumerate(panels.items()):
         first = figure.axes[0] if i and share else None
         axes = figure.add_subplot(rows, columns, i + 1, sharex=first, sharey=first)
-        for k, ((label, (x, y)), style) in enumerate(zip(lines.items(), STYLES)):
-            y, colour, step = np.asarray(y, float), COLOURS[k], max(1, len(y) // 8)
+        for k, ((label, (x, y)), style, colour) in enumerate(zip(lines.items(), STYLES, COLOURS)):
+            y, step = np.asarray(y, float), max(1, len(y) // 8)  # between markers, which take turns
             if y.ndim == 2:
                 axes.plot(x, y, style[0], color=colour, markersize=3, alpha=0.6)
                 y = np.median(y, axis=1)
@@ -351,7 +351,7 @@ def distort(
 
 
 def _look_up(places: np.ndarray) -> csr_matrix:
-    """A matrix (784, 784) that makes of an image that at places (2, 784), by bilinear interpolation."""
+    """A matrix (784, 784) that turns an image into the one seen at places (2, 784), bilinearly."""
     places = np.clip(places + 13.5, 0, 27 - 1e-6)
     corner = places.astype(np.int32)
     down, right = (places - corner).astype(np.float32)
@@ -375,7 +375,7 @@ def prepare_digit(picture: Picture) -> np.ndarray:
     fractions from 0 to 1, with a digit of any size, dark on light or light on dark. The result has
     (28, 28) bytes, 0 for paper to 255 for ink, with its centre of mass in the middle.
 
-    Raises a ValueError if it cannot show a single digit, a FileNotFoundError if there is no file.
+    Raises a ValueError if it is too large or shows no single digit, a FileNotFoundError if missing.
     """
     return preparation(picture)["centred"]
 

@@ -172,22 +172,27 @@ RUNGS = {
 LAST = 4  # the recipe of section 11
 
 
+def momentum_step(params, grads, lr, velocities, weight_decay):
+    """Momentum 0.9 as in section 11, with weight decay; changes params and velocities in place."""
+    for (W, b), (dW, db), (vW, vb) in zip(params, grads, velocities):
+        vW *= 0.9
+        vW -= lr * (dW + weight_decay * W)
+        W += vW
+        vb *= 0.9
+        vb -= lr * db
+        b += vb
+
+
 def far_epochs(nb, seed, epochs, rung=LAST):
     """Train as the cell `far-run` does, or on another rung; yield the parameters each epoch."""
     rng, rate = np.random.default_rng([seed, 11]), list(RUNGS.values())[rung]
     params = nb.init_params(nb.SIZES, rng, nb.he)
-    velocities = [(np.zeros_like(W), np.zeros_like(b)) for W, b in params]
-
-    def momentum_step(params, grads, lr):
-        for (W, b), (dW, db), (vW, vb) in zip(params, grads, velocities):
-            vW *= 0.9
-            vW -= lr * (dW + nb.WEIGHT_DECAY * W)
-            W += vW
-            vb *= 0.9
-            vb -= lr * db
-            b += vb
-
-    step = {4: nb.decay_step, 5: momentum_step}.get(rung, nb.sgd_step)
+    step = nb.sgd_step
+    if rung == 4:
+        step = nb.decay_step
+    if rung == 5:
+        velocities = [(np.zeros_like(W), np.zeros_like(b)) for W, b in params]
+        step = partial(momentum_step, velocities=velocities, weight_decay=nb.WEIGHT_DECAY)
     x = nb.x_train if rung == 0 else np.empty_like(nb.x_train)
     for epoch in range(epochs):
         lr = nb.cosine(rate, epoch / epochs) if rung >= 3 else rate

@@ -8,10 +8,12 @@ import copy
 import itertools
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from statistics import NormalDist
 from types import SimpleNamespace
 from unittest import mock
 
+import benchmark
 import numpy as np
 import pytest
 import torch
@@ -379,9 +381,9 @@ def test_every_number_in_a_training_of_float32_is_float32(nb, far):
         seen.extend(flat(params))
 
     with mock.patch.object(nb, "forward", forward_seen):
-        for lr in (0.1, nb.cosine(0.1, 0.5)):
+        for lr in (0.1, nb.cosine(0.1, 0.5), nb.cosine(0.1, 0.9)):
             nb.train_epoch(params, x, y, 60, lr, rng, step=step_seen)
-    assert len(seen) > 80
+    assert len(seen) > 100
     assert {array.dtype for array in seen} == {np.dtype(np.float32)}
 
 
@@ -520,14 +522,18 @@ def test_a_mistyped_name_of_a_choice_is_an_error(nb):
         trial(nb, sizes=(784, 8, 10), batchsize=3)
 
 
-def test_weight_decay_agrees_with_pytorch_and_changes_the_arrays_themselves(nb):
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_weight_decay_agrees_with_pytorch_and_changes_the_arrays_themselves(nb, momentum):
     params, gradients = problem((6, 5, 10), 1)[0], np.random.default_rng(1)
     arrays, model = flat(params), [torch.tensor(array) for array in flat(params)]
-    weights = torch.optim.SGD(model[::2], lr=0.1, weight_decay=nb.WEIGHT_DECAY)
-    biases = torch.optim.SGD(model[1::2], lr=0.1)
+    weights = torch.optim.SGD(model[::2], 0.1, momentum, weight_decay=nb.WEIGHT_DECAY)
+    biases, step = torch.optim.SGD(model[1::2], 0.1, momentum), nb.decay_step
+    if momentum:
+        more = {"velocities": [(0 * W, 0 * b) for W, b in params], "weight_decay": nb.WEIGHT_DECAY}
+        step = partial(benchmark.momentum_step, **more)
     for _ in range(20):
         grads = [tuple(gradients.normal(size=array.shape) for array in pair) for pair in params]
-        nb.decay_step(params, grads, 0.1)
+        step(params, grads, 0.1)
         for tensor, grad in zip(model, flat(grads)):
             tensor.grad = torch.tensor(grad)
         weights.step()
