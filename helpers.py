@@ -1,16 +1,15 @@
-"""What the walkthrough uses but does not teach: loading the data, drawing, distorting images,
-preparing a reader's own digit, a pad to draw one on, judging answers; and no network mathematics.
-"""
+"""Small helpers: what the walkthrough uses but does not teach; no network mathematics."""
 
 import base64
 import html
 import io
 import shutil
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
-from http.client import HTTPException
+from contextlib import contextmanager, redirect_stdout
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,13 +17,13 @@ import matplotlib
 import numpy as np
 from IPython import get_ipython
 from IPython.display import DisplayHandle, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image, ImageDraw, ImageOps
 from scipy import ndimage
-from scipy.sparse import csr_matrix
 from torchvision.datasets import MNIST
-from torchvision.datasets.utils import check_integrity
+from torchvision.datasets.utils import download_url
 
 # NumPy says so without cause where Apple's Accelerate multiplies, and of nothing else.
 warnings.filterwarnings("ignore", "divide by zero encountered in matmul$", RuntimeWarning)
@@ -32,37 +31,24 @@ warnings.filterwarnings("ignore", "divide by zero encountered in matmul$", Runti
 
 # ---------------------------------------------------------------------------------------- loading
 def load_mnist(root: str | Path = "data") -> list[np.ndarray]:
-    """MNIST, which torchvision checks and unpacks from `root`/MNIST/raw, or downloads to there.
+    """MNIST from the archives in `root`/MNIST/raw, which torchvision checks, or else downloads.
 
     Returns training images (60000, 28, 28) and labels (60000,), test images and labels. Images are
-    bytes, 0 for paper to 255 for ink; labels are integers 0 to 9.
-
-    Raises a RuntimeError if an archive is missing or damaged and cannot be downloaded.
+    bytes, 0 for paper to 255 for ink; labels are integers 0 to 9. Raises a RuntimeError.
     """
-    raw = Path(root, "MNIST", "raw")
-    with TemporaryDirectory(ignore_cleanup_errors=True) as new_root:
-        new = Path(new_root, "MNIST", "raw")  # torchvision would trust unpacked files that it finds
+    raw, source = Path(root, "MNIST", "raw"), "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        new = Path(folder, "MNIST", "raw")  # torchvision would trust unpacked files in `raw`
         new.mkdir(parents=True)
-        for name, _ in MNIST.resources:
-            with suppress(OSError):  # it is missing or cannot be read
-                shutil.copy(raw / name, new)
-        try:
-            with redirect_stdout(io.StringIO()):  # some versions of torchvision report each step
-                parts = [MNIST(new_root, train=train, download=True) for train in (True, False)]
-        except (OSError, RuntimeError, HTTPException) as error:
-            reason = str(error).strip().split("\n")[-1].strip("<>. ")
-            advice = f"MNIST could not be unpacked in {new} ({reason}): make room there"
-            for name, md5 in reversed(MNIST.resources):
-                if not check_integrity(new / name, md5):
-                    what = f"{name} is missing or damaged and could not be downloaded ({reason})"
-                    place = (raw / name).as_posix()
-                    advice = f"{what}: put the original, MD5 sum {md5}, at {place}"
-            raise RuntimeError(f"{advice} and run this again.") from None
         for name, md5 in MNIST.resources:
-            with suppress(OSError):  # a read-only folder: the next run downloads again
-                if not check_integrity(raw / name, md5):
-                    raw.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(new / name, raw)
+            try:  # nothing is downloaded that is there and undamaged
+                download_url(source + name, raw, name, md5)
+            except (OSError, RuntimeError) as error:
+                what = f"{name} is missing or damaged and could not be downloaded ({error})"
+                advice = f"put the original, MD5 sum {md5}, at {raw / name} and run this again."
+                raise RuntimeError(f"{what}: {advice}") from None
+            shutil.copy(raw / name, new)
+        parts = [MNIST(folder, train=train, download=True) for train in (True, False)]
     return [array.numpy() for part in parts for array in (part.data, part.targets)]
 
 
@@ -70,49 +56,51 @@ def load_mnist(root: str | Path = "data") -> list[np.ndarray]:
 # Okabe and Ito's palette, which the colour-blind can tell apart: one colour for one thing.
 TRAINING, VALIDATION, RIGHT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#009E73", "#CC3311", "#555555"
 COLOURS = (TRAINING, VALIDATION, RIGHT, NEUTRAL, "#CC79A7")
-STYLES = ("o-", "s--", "^:", "d-.", "v:")
+STYLES = ("o-", "s--", "^:", "d-.")  # with five colours, twenty kinds of lines
 CENTRED = {"ha": "center", "va": "center"}
-plain_style = matplotlib.rc_context(matplotlib.rcParamsDefault)  # whatever style the reader has set
+BOXED = CENTRED | {"bbox": {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"}}
+matplotlib.rcdefaults()  # whatever style the reader has set
+matplotlib.rc("font", size=11)
 
 
-def show(figure: Figure, alt: str) -> None:
-    """Put a figure into the notebook, with a text for those who cannot see it."""
-    display(_png(figure, alt), metadata={"image/png": {"alt": alt}}, raw=True)
+def show(figure: Figure, title: str, alt: str, put: Callable | None = None) -> None:
+    """Display a figure as an opaque PNG, with a text for those who cannot see it, or print that."""
+    figure.suptitle(title, fontsize=12)
+    if get_ipython() is None:  # a plain script
+        return print(alt)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110, facecolor="white")
+    data = {"image/png": png.getvalue(), "text/plain": alt}
+    (put or display)(data, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-@plain_style
-def _png(figure: Figure, alt: str) -> dict:
-    """What a front end displays: the figure as an opaque PNG, and a text in its place."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, facecolor="white")
-    return {"image/png": buffer.getvalue(), "text/plain": alt}
+def _blank(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure, and axes all over it without frame or ticks; both measured in inches."""
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    return figure, axes
 
 
-@plain_style
 def plot_network(sizes: Sequence[int]) -> None:
     """Draw a fully connected network: a column of units per layer, pixels left and digits right."""
-    last, heights = len(sizes) - 1, np.array([1, 0.5, -0.5, -1])
-    figure = Figure(figsize=(9, 3.4))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.5, last + 0.5), ylim=(-1.7, 1.9))
-    axes.axis("off")
-    for i, size in enumerate(sizes):
-        colour = NEUTRAL if i == 0 else VALIDATION if i == last else TRAINING
-        axes.plot(4 * [i], heights, "o", color=colour, markersize=15)
-        axes.text(i, 0, "⋮", fontsize=18, **CENTRED)
-        name = "pixels" if i == 0 else "scores" if i == last else f"units in\nhidden layer {i}"
-        axes.text(i, 1.5, f"{size} {name}", **CENTRED)
-        if i < last:
-            ends = np.reshape(np.meshgrid(heights, heights), (2, 16))
-            axes.plot([i, i + 1], ends, color="0.8", linewidth=0.6, zorder=0)
-            axes.text(i + 0.5, -1.4, f"{size} × {sizes[i + 1]} weights", **CENTRED)
+    figure, axes = _blank(9, 3.1)
+    hidden = [f"units in\nhidden layer {i}" for i in range(1, len(sizes) - 1)]
+    columns, heights = np.linspace(0.8, 8.2, len(sizes)), (2.1, 1.6, 0.8, 0.3)
+    for y in heights:
+        for y_next in heights:  # to and fro from column to column
+            axes.plot(columns, np.resize([y, y_next], len(sizes)), color="0.8", linewidth=0.6)
+    for x, size, name in zip(columns, sizes, ["pixels", *hidden, "scores"]):
+        axes.plot(4 * [x], heights, "o", color=TRAINING, markersize=15)
+        axes.text(x, 1.2, "⋮", fontsize=18, **CENTRED)
+        axes.text(x, 2.6, f"{size} {name}", **CENTRED)
     for digit, y in zip((0, 1, 8, 9), heights):
-        axes.text(last + 0.15, y, digit, **CENTRED)
-    show(figure, f"A network in columns, each joined to the next, of {sizes} units.")
+        axes.text(8.45, y, digit, **CENTRED)
+    show(figure, "", f"A network in columns, each joined to the next, of {sizes} units.")
 
 
-@plain_style
 def plot_images(images, titles, title: str, columns: int = 10, signed: bool = False) -> None:
-    """Draw images (h, w), or (n,) as rectangles, ink dark on white; or signed, with zero grey."""
+    """Draw images (h, w) or (784,), ink dark on white; or signed, with zero grey."""
     images, titles = list(images), list(map(str, titles))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(9, rows * (9 / columns + 0.2) + 0.4), layout="constrained")
@@ -120,140 +108,174 @@ def plot_images(images, titles, title: str, columns: int = 10, signed: bool = Fa
     scale = {"vmin": -limit, "vmax": limit} if signed else {}
     for i, (image, text) in enumerate(zip(images, titles, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1, xticks=[], yticks=[])
-        height = max(n for n in range(1, 29) if image.size % n == 0)
-        axes.imshow(image.reshape(height, -1) if image.ndim == 1 else image, "gray_r", **scale)
+        axes.imshow(image.reshape(28, 28) if image.ndim == 1 else image, "gray_r", **scale)
         axes.set_title(text, fontsize=10, pad=3)
         axes.spines[:].set_color("0.8")
-    figure.suptitle(title, fontsize=12)
-    show(figure, f"{title}. {len(images)} pictures: {', '.join(titles)}.")
+    show(figure, title, f"{title}. {len(images)} pictures: {', '.join(titles)}.")
 
 
-@plain_style
-def plot_lines(
-    panels: dict, title: str, xlabel: str, ylabel: str = "", log: str = "", share: bool = False
-) -> None:
-    """Draw panels in rows of three, which may share their scales.
-
-    `panels` holds titles with lines, or just lines: name, then x (n,) and y (n,), or y (n, runs),
-    drawn as medians with a dot for each run. `log` names logarithmic axes: "x", "y" or "xy".
-    """
-    panels = panels if isinstance(next(iter(panels.values())), dict) else {"": panels}
-    figure, described = _draw_lines(panels, xlabel, ylabel, log, share)
-    figure.suptitle(title, fontsize=12)
-    show(figure, f"{title}. Lines over {xlabel}: {described}.")
-
-
-def _draw_lines(panels: dict, xlabel: str, ylabel="", log="", share=False) -> tuple[Figure, str]:
-    rows, columns = -(-len(panels) // 3), min(3, len(panels))
-    figure, described = Figure(figsize=(9, 3.3 * rows), layout="constrained"), []
-    for i, (name, lines) in enumerate(panels.items()):
-        first = figure.axes[0] if i and share else None
-        axes = figure.add_subplot(rows, columns, i + 1, sharex=first, sharey=first)
-        for k, ((label, (x, y)), style, colour) in enumerate(zip(lines.items(), STYLES, COLOURS)):
-            y, step = np.asarray(y, float), max(1, len(y) // 8)  # between markers, which take turns
-            if y.ndim == 2:
-                axes.plot(x, y, style[0], color=colour, markersize=3, alpha=0.6)
-                y = np.median(y, axis=1)
-            axes.plot(x, y, style, color=colour, label=label, ms=4, markevery=(k % step, step))
-            ends = f"{y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}"
-            described.append(f"{name} {label}: {ends}".strip())
-        axes.set(title=name, xlabel=xlabel, ylabel="" if i % columns else ylabel)
-        if "x" not in log and np.asarray(x).dtype.kind == "i":
-            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
-        for letter in log:
-            axes.set(**{f"{letter}scale": "log"})
-            axis, (low, high) = getattr(axes, f"{letter}axis"), getattr(axes, f"get_{letter}lim")()
-            subs = (1, 3) if high < low * 10 ** (6 / columns) else (1,)
-            axis.set_major_locator(LogLocator(subs=subs))
+def plot_lines(lines: dict, title: str, xlabel: str, ylabel: str = "", log: str = "") -> None:
+    """Draw lines: name, then x (n,) and y (n,). `log` names logarithmic axes: "x", "y" or "xy"."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    told = _draw_lines(axes, lines)
+    for axis, set_scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+        if axis.axis_name in log:
+            set_scale("log")
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 3) if high < 1e6 * low else (1,)))
             axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(NullFormatter())
-        axes.grid(color="0.9")
-        axes.legend(frameon=False, fontsize=9)
-    return figure, "; ".join(described)
+            axis.set_minor_formatter("")
+    figure.legend(loc="outside right center", frameon=False)
+    show(figure, title, f"{title}. Lines over {xlabel}: {told}.")
 
 
-@plain_style
-def plot_way_back(sizes: Sequence[int]) -> None:
-    """Draw the forward pass from left to right and, below it, the backward pass, with all shapes."""
-    figure = Figure(figsize=(9, 3.3))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.4, len(sizes) + 0.4), ylim=(-0.4, 2.6))
-    axes.axis("off")
-    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"}
-
-    def write(x: float, y: float, text: str, colour: str = "black", **more) -> None:
-        axes.text(x, y, text, color=colour, **CENTRED, **more)
-
-    write(0, 2, f"$X$\n(B, {sizes[0]})", bbox=box)
-    write(0, 2.45, "forward", TRAINING)
-    write(0, 0.9, "backward", VALIDATION)
-    for i, n in enumerate(sizes[1:], start=1):
-        a, W, z = f"A^{{({i - 1})}}" if i > 1 else "X", f"W^{{({i})}}", f"Z^{{({i})}}"
-        write(i - 0.5, 2, f"${'f, ' * (i > 1)}{W}$\n$\\longrightarrow$", TRAINING)
-        write(i, 2, f"${z}$\n(B, {n})", bbox=box)
-        write(i, 0.9, f"$\\partial L/\\partial {z}$\n(B, {n})", bbox=box)
-        if i > 1:
-            write(i - 0.5, 0.9, f"${W}{{}}^\\top, f^\\prime$\n$\\longleftarrow$", VALIDATION)
-        gradient = f"$\\partial L/\\partial {W} = {{{a}}}^\\top \\partial L/\\partial {z}$"
-        write(i, 0.4, "$\\downarrow$", VALIDATION)
-        write(i, 0, f"{gradient}\n({sizes[i - 1]}, {n})", fontsize=8)
-    write(i + 0.55, 2, "softmax\n$\\longrightarrow$", TRAINING)
-    write(i + 1, 1.45, "loss\n$L$", bbox=box)
-    write(i + 0.55, 0.9, "$(P - Y)/B$\n$\\longleftarrow$", VALIDATION)
-    there = f"Forward: from {sizes[0]} pixels X to Z of every layer, {sizes[1:]} columns, then loss"
-    back = "Backward: the derivatives with respect to Z, from the last layer to the first, as large as Z"
-    show(figure, f"{there}. {back}, and from each of them those of the layer's weights.")
+def _draw_lines(axes: Axes, lines: dict) -> str:
+    """Draw lines whose markers show even where they coincide; return where they begin and end."""
+    told = []
+    for k, (name, (x, y)) in enumerate(lines.items()):
+        look = {"color": COLOURS[k % 5], "markersize": 9 - 2 * (k % 4)}
+        axes.plot(x, y, STYLES[k % 4], label=name, markevery=max(1, len(y) // 8), **look)
+        told.append(f"{name}: {y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=3, steps=[1, 2, 5, 10]))
+    axes.grid(color="0.9")
+    return "; ".join(told)
 
 
-def plot_predictions(images, probabilities, labels, title: str) -> None:
-    """Draw each image with its ten probabilities as bars: the true digit green, a wrong answer red."""
-    figure, described = _predictions(images, probabilities, labels, title)
-    show(figure, f"{title}. The network's answers: {described}.")
+def _number(value: float) -> str:
+    """Three decimals at most, or three digits if there are zeros before them."""
+    text = f"{value:.3g}" if abs(value) < 1 else f"{round(float(value), 3):g}"
+    return text.replace("-", "−")
 
 
-@plain_style
-def _predictions(images, probabilities, labels, title: str):
-    rows, columns = -(-len(images) // 5), min(5, len(images))
-    figure = Figure(figsize=(max(4, 1.8 * columns), 2 * rows + 0.4))
-    grid, described = figure.add_gridspec(2 * rows, columns, height_ratios=[1.5, 1] * rows), []
+def plot_graph(columns: dict, factors: Sequence, title: str) -> None:
+    """Draw a computation from left to right: values in black, derivatives of the loss in orange.
+
+    `columns` holds name, then values (n,) or None and derivatives (n,). `factors` has for each two
+    neighbours an array (n_left, n_right): how fast the right rises with the left; 0 is not drawn.
+    """
+    rows = max(len(derivatives) for _, derivatives in columns.values())
+    figure, axes = _blank(9, 1.8 * rows + 0.6)
+    places, told = [], []
+    for i, (name, (values, derivatives)) in enumerate(columns.items()):
+        n, x = len(derivatives), 9 * (i + 0.5) / len(columns)
+        places.append([(x, 0.5 + 0.9 * (rows + n - 1 - 2 * k)) for k in range(n)])
+        for k, (x, y) in enumerate(places[i]):
+            label = name.strip("$") + (f"_{k + 1}" if n > 1 else "")
+            value = "" if values is None else f"\n{_number(values[k])}"
+            back = _number(derivatives[k])
+            axes.text(x, y, f"${label}${value}", fontsize=13, **BOXED)
+            axes.text(x, y - 0.52, back, fontsize=13, color=VALIDATION, weight="bold", **CENTRED)
+            told.append(f"{label}{value}, derivative {back}".replace("\n", " = "))
+    for left, right, array in zip(places, places[1:], factors):
+        for i, j in np.argwhere(array):  # where it is not 0
+            (x, y), (x_end, y_end) = left[i], right[j]
+            axes.plot([x, x_end], [y, y_end], color="0.6", zorder=0)
+            y += 0.66 / (x_end - x) * (y_end - y)  # the number stands near the left end
+            text = _number(np.asarray(array)[i, j])
+            axes.text(x + 0.66, y, text, color=NEUTRAL, backgroundcolor="white", **CENTRED)
+    if any(values is not None for values, _ in columns.values()):
+        axes.text(0.2, 0.2, "black: values, forward")
+    axes.text(2.3, 0.2, "grey: how fast the right end rises with the left", color=NEUTRAL)
+    axes.text(6.35, 0.2, "orange: how fast the loss rises", color=VALIDATION)
+    show(figure, title, f"{title}. From left to right: {'; '.join(told)}.")
+
+
+def plot_layer() -> None:
+    """Draw a layer's formulas: forward above, from left to right; backward below, to the left."""
+    figure, axes = _blank(9, 5)
+    of_W = r"$\partial L/\partial W^{(l)} = A^{(l-1)}{}^\top \; \partial L/\partial Z^{(l)}$"
+    of_b = r"$\partial L/\partial b^{(l)} = $ sum of $\partial L/\partial Z^{(l)}$ over the batch"
+    for x, y, text, x_end, y_end, beside in (  # boxes; where an arrow leads, and what that does
+        (1.3, 4.1, "$A^{(l-1)}$", 4.25, 4.1, r"$\cdot \; W^{(l)} + b^{(l)}$"),
+        (4.5, 4.1, "$Z^{(l)}$", 7.45, 4.1, "$f$"),
+        (7.7, 4.1, "$A^{(l)}$", 7.7, 4.1, ""),
+        (7.7, 2.2, r"$\partial L/\partial A^{(l)}$", 4.97, 2.2, r"$\odot \; f^\prime(Z^{(l)})$"),
+        (4.5, 2.2, "", 4.5, 1.15, ""),
+        (4.5, 2.2, r"$\partial L/\partial Z^{(l)}$", 1.9, 2.2, r"$\cdot \; W^{(l)}{}^\top$"),
+        (1.3, 2.2, r"$\partial L/\partial A^{(l-1)}$", 1.3, 2.2, ""),
+        (4.5, 0.7, f"{of_W}\n{of_b}", 4.5, 0.7, ""),
+    ):
+        colour = TRAINING if y > 3 else VALIDATION
+        axes.annotate("", (x_end, y_end), (x, y), arrowprops={"color": colour, "width": 1.5})
+        axes.text(x, y, text, fontsize=15, linespacing=1.6, **BOXED)
+        axes.text((x + x_end) / 2, y + 0.27, beside, color=colour, fontsize=15, **CENTRED)
+    for x, y in (([1.3, 0.3, 0.3, 4.5], [4.1, 4.1, 0.7, 0.7]), ([4.5, 6.3], [4.1, 2.7])):
+        axes.plot(x, y, "--", color="0.4", zorder=0)
+    title = "A layer: forward in blue, backward in orange, and what it has to remember"
+    back = "times the slope of f at Z, then W transposed; derivatives at W: inputs times those at Z"
+    show(figure, title, f"{title}. Forward: times W, plus b, then f. Backward: {back}.")
+
+
+def plot_predictions(
+    images, probabilities, labels, title: str, columns: int = 5, put: Callable | None = None
+) -> None:
+    """Draw each image with its ten probabilities as bars: the true digit green, a wrong answer red.
+
+    A label is None where no digit is the true one. `put` shows the figure, by default the notebook.
+    """
+    columns, told = min(columns, len(images)), []
+    rows, side = -(-len(images) // columns), min(1.8, 9 / columns)
+    size = max(4, side * columns), rows * (side + 0.2) + 0.4
+    figure = Figure(figsize=size, layout="constrained")
     for i, (image, p, label) in enumerate(zip(images, probabilities, labels)):
-        answer, row = p.argmax(), 2 * (i // 5)
-        other = TRAINING if label is None else WRONG  # where no digit is the true one
+        answer, other = p.argmax(), TRAINING if label is None else WRONG
         colours = [RIGHT if k == label else other if k == answer else "0.6" for k in range(10)]
         verdict = f"{answer}" if label in (answer, None) else f"{answer}, but is {label}"
-        described.append(f"{verdict} ({p[answer]:.0%})")
-        axes = figure.add_subplot(grid[row, i % 5])
-        axes.imshow(image, cmap="gray_r")
-        axes.axis("off")
-        axes.set_title(verdict, fontsize=11, pad=3, color=colours[answer])
-        axes = figure.add_subplot(grid[row + 1, i % 5], ylim=(0, 1.3), xticks=range(10), yticks=[])
+        told.append(f"{verdict} ({p[answer]:.0%})")
+        axes = figure.add_subplot(rows, columns, i + 1, box_aspect=1)
+        axes.set_title(verdict, fontsize=9, pad=2, color=colours[answer])
         axes.bar(range(10), p, color=colours)
-        for k in {answer, label} - {None}:
-            axes.text(k, p[k] + 0.05, f"{p[k]:.0%}", fontsize=9, ha="center", color=colours[k])
-        axes.tick_params(length=0, labelsize=8)
+        sides = {answer: "center"}
+        if label not in (answer, None):  # two percentages, which might collide
+            sides = {min(answer, label): "right", max(answer, label): "left"}
+        for k, side in sides.items():
+            axes.text(k, p[k] + 0.05, f"{p[k]:.0%}", fontsize=8, ha=side, color=colours[k])
+        axes.imshow(image, "gray_r", extent=(1.4, 7.6, 1.5, 3.66), aspect="auto")  # square
+        axes.set(xlim=(-0.8, 9.8), ylim=(0, 3.7), xticks=range(10), yticks=[])
+        axes.tick_params(labelsize=6, length=0, pad=1)
         axes.spines[["top", "left", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=12)
-    figure.tight_layout(pad=0.4, h_pad=0.1)
-    return figure, "; ".join(described)
+    show(figure, title, f"{title}. The network's answers: {'; '.join(told)}.", put)
 
 
-@plain_style
-def plot_confusion(counts: np.ndarray, title: str) -> None:
-    """Draw how many images of digit i (row) were taken for digit j (column); mistakes are shaded."""
+def plot_confusion(labels, answers, title: str) -> None:
+    """Draw how often digit i (row) was taken for digit j (column), with the mistakes shaded."""
+    counts = np.zeros((10, 10), int)
+    np.add.at(counts, (labels, answers), 1)
+    mistakes = counts - np.diag(counts.diagonal())
     figure = Figure(figsize=(6, 5.2), layout="constrained")
-    axes = figure.add_subplot(xticks=range(10), yticks=range(10), title=title)
-    mistakes = counts * (1 - np.eye(10, dtype=int))
+    axes = figure.add_subplot(xticks=range(10), yticks=range(10))
     axes.imshow(mistakes, cmap="Oranges", vmax=1.6 * mistakes.max())  # so that figures stay legible
     for (i, j), n in np.ndenumerate(counts):
         axes.text(j, i, n or "", color=RIGHT if i == j else "black", **CENTRED)
     axes.set(xlabel="what the network said", ylabel="what it is")
     i, j = np.unravel_index(mistakes.argmax(), mistakes.shape)
-    show(figure, f"{title}. The most frequent mistake: {i} taken for {j}, {mistakes[i, j]} times.")
+    show(figure, title, f"{title}. Most frequent mistake: {i} taken for {j}, {counts[i, j]} times.")
 
 
-# ------------------------------------------------------------------------------- watching a training
-SECONDS_BETWEEN_DRAWINGS = 3  # drawing the curves takes a fifth of a second
+def plot_dots(rows: dict, title: str, xlabel: str, limit: float) -> None:
+    """Draw a row for each name, from top to bottom, with a dot for each of its values (seeds,).
+
+    Lines stand at 0 and at the limit; of values beyond ten times that the highest is written.
+    """
+    figure = Figure(figsize=(9, 0.4 * len(rows) + 1.4), layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, ylim=(len(rows) - 0.5, -1.2))
+    told, edge = f"{title}. {xlabel}; the limit is {_number(limit)}", 10 * limit
+    for y, (name, values) in enumerate(rows.items()):
+        colour = VALIDATION if min(values) > limit else NEUTRAL
+        axes.plot(np.minimum(values, edge), len(values) * [y], "o", color=colour, alpha=0.6)
+        beyond = f"  up to {_number(max(values))}" if max(values) > edge else ""
+        axes.text(edge, y, beyond, color=colour, va="center")
+        told += f"; {name} {', '.join(map(_number, values))}"
+    axes.vlines([0, limit], -1.2, len(rows), ["black"], ["-", "--"], linewidth=1)
+    axes.text(limit, -0.8, f" limit {_number(limit)}")
+    axes.set_xlim(right=1.4 * edge)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.grid(axis="y", color="0.9")
+    show(figure, title, f"{told}.")
 
 
+# ----------------------------------------------------------------------------- watching a training
 @contextmanager
 def live_curves(planned: int) -> Iterator["Curves"]:
     """Curves of loss and accuracy during the planned epochs of a training in a `with` block.
@@ -261,301 +283,241 @@ def live_curves(planned: int) -> Iterator["Curves"]:
     Once an epoch is done, the stop button ends the block without an error. Inside, NumPy does not
     warn of overflow and the like: the curves say when a training diverges.
     """
+    if planned < 1:
+        raise ValueError(f"{planned} epochs are planned: train for at least one epoch.")
     curves = Curves(planned)
     try:
         with np.errstate(all="ignore"):
             yield curves
-        if curves.epochs:
-            curves.draw()
+        curves.draw()
     except KeyboardInterrupt:
         if not curves.epochs:
             raise
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the button may be pressed twice
         curves.draw()
         done = f"Stopped after {curves.epochs[-1]} of {planned} epochs"
         print(f"{done}; the parameters are as the last step left them.")
+        time.sleep(0.3)
+        signal.signal(signal.SIGINT, heard)
 
 
 class Curves:
     """Epochs after which training and validation images gave which pairs of loss and accuracy."""
 
     def __init__(self, planned: int) -> None:
-        self.planned, self.begun = planned, time.perf_counter()
-        self.epochs, self.training, self.validation = [], [], []
-        self.handle, self.drawn = DisplayHandle(), None
+        self.planned, self.begun, self.drawn = planned, time.perf_counter(), None
+        self.epochs, self.training, self.validation, self.handle = [], [], [], DisplayHandle()
 
     def add(self, training: tuple, validation: tuple, epoch: int | None = None) -> None:
-        """Keep and draw what was measured after an epoch, by default the one after the last.
-
-        Raises a FloatingPointError if a loss is not finite.
-        """
+        """Keep what was measured after the next or a given epoch; draw it every three seconds."""
         epoch = epoch or len(self.epochs) + 1
         if not np.isfinite([training[0], validation[0]]).all():
             raise FloatingPointError(f"the run diverged in epoch {epoch}: lower the learning rate.")
-        lists = [*self.epochs, epoch], [*self.training, training], [*self.validation, validation]
-        self.epochs, self.training, self.validation = lists  # at once: the stop button may come
-        if self.drawn is None or time.perf_counter() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
+        self.epochs.append(epoch)
+        self.training.append(training)
+        self.validation.append(validation)
+        if self.drawn is None or time.perf_counter() - self.drawn > 3:
             self.draw()
 
-    @plain_style
     def draw(self) -> None:
-        panels, told = {"Mean loss": {}, "Accuracy": {}}, []
-        for name, values in (("training", self.training), ("validation", self.validation)):
-            losses, accuracies = np.transpose(values)
-            panels["Mean loss"][f"{name} images"] = self.epochs, losses
-            panels["Accuracy"][f"{name} images"] = self.epochs, accuracies
-            told.append(f"{name} {losses[-1]:.3f}, {100 * accuracies[-1]:.2f} %")
-        figure, _ = _draw_lines(panels, "epoch")
-        for axes in figure.axes:
-            axes.set(xlim=(0, self.planned + 0.5))
+        """Draw all curves anew, with the latest values and the time left above them."""
+        figure = Figure(figsize=(9, 3.3), layout="constrained")
+        parts = {"training": np.array(self.training), "validation": np.array(self.validation)}
+        for i, title in enumerate(("Mean loss", "Accuracy")):
+            axes = figure.add_subplot(1, 2, i + 1, title=title, xlabel="epoch")
+            _draw_lines(axes, {f"{k} images": (self.epochs, v[:, i]) for k, v in parts.items()})
+            axes.set_xlim(0, self.planned + 0.5)
+            axes.legend(frameon=False)
+        latest = "; ".join(f"{k} {v[-1, 0]:.3f}, {v[-1, 1]:.2%}" for k, v in parts.items())
         done, seconds = self.epochs[-1], time.perf_counter() - self.begun
+        text = f"Loss and accuracy after {done} of {self.planned} epochs: {latest}"
         left = seconds / done * (self.planned - done)
-        time_text = f"about {left:.0f} s left" if left else f"{seconds:.0f} s in all"
-        text = f"Loss and accuracy after {done} of {self.planned} epochs: {'; '.join(told)}"
-        figure.suptitle(f"{text}; {time_text}", fontsize=11)
-        show = self.handle.display if self.drawn is None else self.handle.update
-        show(_png(figure, f"{text}."), metadata={"image/png": {"alt": f"{text}."}}, raw=True)
+        rest = f"about {left:.0f} s left" if left else f"{seconds:.0f} s in all"
+        put = self.handle.update if self.drawn else self.handle.display
+        show(figure, f"{text}; {rest}", f"{text}.", put)
         self.drawn = time.perf_counter()
 
 
-# ------------------------------------------------------------------------------- distorting images
-GROUP = 100  # images that share a distortion
-_PLACES = np.indices((28, 28)).reshape(2, 784) - 13.5  # of the pixels, from the image's centre
-_SMOOTH = ndimage.gaussian_filter1d(np.eye(28), 4, mode="wrap")  # as a matrix, which is faster
-_SMOOTH /= np.linalg.norm(_SMOOTH[0])  # so that smoothing keeps the standard deviation
-
-
-def distort(
-    x: np.ndarray, rng: np.random.Generator, elastic: bool = True, out: np.ndarray | None = None
-) -> np.ndarray:
-    """A copy of images (n, 784), stretched, slanted, turned and moved a little, and bent if elastic.
-
-    Every 100 images share a distortion: a random matrix, up to 0.11 from the identity, and a shift of
-    up to 1.3 pixels say for each new pixel where to look in the old image; an elastic distortion
-    moves these places by 0.85 pixels more (RMS), neighbours alike. `out`, if given, takes the copy.
-
-    Source: P. Simard, D. Steinkraus, J. Platt, https://doi.org/10.1109/ICDAR.2003.1227801
-    """
-    out = np.empty_like(x) if out is None else out
-    for start in range(0, len(x), 10_000):  # so many at a time, to save memory
-        part, new = x[start : start + 10_000], out[start : start + 10_000]
-        n = -(-len(part) // GROUP)
-        places = (np.eye(2) + rng.uniform(-0.11, 0.11, (n, 2, 2))) @ _PLACES
-        places += rng.uniform(-1.3, 1.3, (n, 2, 1))
-        if elastic:
-            bends = _SMOOTH @ rng.normal(size=(n, 2, 28, 28)) @ _SMOOTH.T
-            places += 0.85 * bends.reshape(n, 2, 784)
-        for group in range(n):
-            images = slice(GROUP * group, GROUP * (group + 1))
-            new[images] = (_look_up(places[group]) @ part[images].T).T
-    return out
-
-
-def _look_up(places: np.ndarray) -> csr_matrix:
-    """A matrix (784, 784) that turns an image into the one seen at places (2, 784), bilinearly."""
-    places = np.clip(places + 13.5, 0, 27 - 1e-6)
-    corner = places.astype(np.int32)
-    down, right = (places - corner).astype(np.float32)
-    weights = ((1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right)
-    pixels = 28 * corner[0] + corner[1] + np.array([[0], [1], [28], [29]], np.int32)
-    row_ends = np.arange(0, 4 * 784 + 1, 4)
-    return csr_matrix((np.ravel(weights, "F"), pixels.ravel("F"), row_ends), shape=(784, 784))
-
-
 # ---------------------------------------------------------------------- preparing a reader's digit
-Picture = str | Path | np.ndarray  # what a reader brings: a file, or an array of pixels
-SIDE, FITTED, THINNEST = 300, 20, 2  # of the picture in which ink is sought, the digit, its strokes
-FAINTEST, DARKEST = 12, 64  # ink takes more than this of 255; darker paper is not made up for
-TILTS = np.tan(np.radians(np.arange(-3.5, 3.6, 0.5)))  # of lines
+Picture = str | Path | np.ndarray | Image.Image  # what a reader brings
+SIDE, LARGEST = 300, 50_000_000  # pixels: longer side of an opened picture; all those of a file
+STROKE, SQUARE, GAP = 101, 65, 9  # windows in pixels: wider than strokes, ruled squares, gaps
+FAINTEST = 0.04  # ink takes more of the light than this, beyond what lines take
+THINNEST, SPECK = 0.12, 0.02  # a stroke, of the digit's longer side; no ink, of the largest piece
 
 
 def prepare_digit(picture: Picture) -> np.ndarray:
-    """Prepare a picture of one digit as MNIST was: ink fitted into 20 × 20 pixels and centred.
+    """A digit as in MNIST, (28, 28) bytes, 0 paper to 255 ink, from a file or an array of any size.
 
-    The picture is a file, or an array (h, w), RGB (h, w, 3) or RGBA (h, w, 4) of bytes, booleans or
-    fractions from 0 to 1, with a digit of any size, dark on light or light on dark. The result has
-    (28, 28) bytes, 0 for paper to 255 for ink, with its centre of mass in the middle.
-
-    Raises a ValueError if it is too large or shows no single digit, a FileNotFoundError if missing.
+    Raises a ValueError if there is no single digit, a FileNotFoundError if there is no file.
     """
     return preparation(picture)["centred"]
 
 
 def preparation(picture: Picture) -> dict[str, np.ndarray]:
-    """The steps of `prepare_digit` by name, each an array of bytes (h, w), with light as 0."""
-    image = _opened(picture)
-    image.thumbnail((SIDE, SIDE))
-    ink = _ink(np.asarray(image, np.float32))
-    lines = _lines(ink)
-    alone = _digit_alone(np.where(lines, 0, ink))
-    fitted = _fitted(alone)
-    corner = np.floor(14.5 - np.array(ndimage.center_of_mass(fitted))).astype(int)
-    corner = corner.clip(0, np.subtract(28, fitted.shape))
-    centred = np.roll(np.pad(fitted, [(0, 28 - n) for n in fitted.shape]), corner, (0, 1))
-    steps = {"picture": 255 - np.asarray(image), "lines found": lines * np.uint8(255)}
-    steps |= {"ink alone": alone, "cropped and fitted": fitted, "centred": centred}
-    return {name: step for name, step in steps.items() if step.any()}
+    """The steps of `prepare_digit` by name, each an array of bytes with light as 0."""
+    light = _opened(picture)
+    dark = _light_divided_out(light)
+    ink = _lines_taken_away(dark)
+    digit = _pieces_of_digit(ink)
+    fitted = _fitted(digit)
+    steps = {"picture": 1 - light, "light divided out": dark, "lines taken away": ink}
+    steps |= {"the digit's pieces": digit, "fitted": fitted, "centred": _centred(fitted)}
+    return {name: (255 * step).round().astype(np.uint8) for name, step in steps.items()}
 
 
-def shrink(picture: np.ndarray) -> np.ndarray:
-    """A picture (h, w) of bytes merely made 28 × 28 and inverted, to compare with prepared ones."""
-    return 255 - np.asarray(Image.fromarray(picture).resize((28, 28), Image.Resampling.BOX))
+def shrink(picture: Picture) -> np.ndarray:
+    """A picture merely made 28 × 28 and inverted, to compare with a prepared one; bytes."""
+    small = Image.fromarray(1 - _opened(picture)).resize((28, 28), Image.Resampling.BOX)
+    return (255 * np.asarray(small)).round().astype(np.uint8)
 
 
-def _opened(picture: Picture) -> Image.Image:
-    """A picture in grey, upright, and with paper where it is transparent."""
-    image = _from_file(Path(picture)) if isinstance(picture, str | Path) else _from_array(picture)
-    if image.mode.startswith("I"):  # 16 bits a pixel
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("L")
-    grey, opaque = image.convert("LA").split()
-    light = np.average(grey, weights=np.asarray(opaque) + 1e-9) > 127
-    return Image.composite(grey, Image.new("L", image.size, 255 * (not light)), opaque)
+def _opened(picture: Picture) -> np.ndarray:
+    """A picture in grey (h, w), 0 black to 1 white, SIDE pixels long; paper where transparent."""
+    if isinstance(picture, str | Path):
+        picture = _from_file(Path(picture).expanduser())
+    if not isinstance(picture, Image.Image) or picture.mode[0] in "IF":  # 16 bits or fractions
+        picture = _from_array(np.asarray(picture))
+    image = ImageOps.contain(picture.convert("LA"), (SIDE, SIDE))
+    grey, opaque = np.moveaxis(np.asarray(image, np.float32) / 255, 2, 0)
+    paper = 0 if np.average(grey, weights=opaque + 1e-6) > 0.5 else 1  # unlike what is visible
+    return grey * opaque + paper * (1 - opaque)
 
 
 def _from_file(path: Path) -> Image.Image:
+    """The picture in a file, upright."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file: name a picture, such as a PNG or a JPEG.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
+                if image.width * image.height > LARGEST:
+                    raise ValueError(f"more than {LARGEST:,} pixels")
                 image.draft("L", (SIDE, SIDE))  # a JPEG is shrunk while it is read
                 return ImageOps.exif_transpose(image)
     except Exception as error:  # noqa: BLE001, a damaged file makes Pillow raise almost anything
-        why = f"({type(error).__name__}), being damaged, of another kind or too large"
         advice = "save it again as a PNG or a JPEG, cropped to the digit"
-        raise ValueError(f"{path} cannot be read as a picture {why}: {advice}.") from None
+        raise ValueError(f"{path} cannot be read as a picture ({error}): {advice}.") from None
 
 
-def _from_array(picture: np.ndarray) -> Image.Image:
-    array = np.asarray(picture)
+def _from_array(array: np.ndarray) -> Image.Image:
+    """Bytes with the greatest number as white, since 1, 255 and 65535 are all in use for it."""
     fits = array.ndim == 2 or array.shape[2:] in ((3,), (4,))
     numbers = array.size > 0 and array.dtype.kind in "buif"
-    if not (fits and numbers and array.min() >= 0 and array.max() <= 255):  # nor with a NaN
-        values = f" from {array.min()} to {array.max()}" if numbers else ""
-        raise ValueError(
-            "picture should be an array (h, w), (h, w, 3) or (h, w, 4) of numbers from 0 to 255, or "
-            f"fractions from 0 to 1, but {array.dtype} of shape {array.shape}{values} was found."
-        )
-    fractions = array.dtype.kind == "b" or (array.dtype.kind == "f" and array.max() <= 1)
-    return Image.fromarray((array * np.float32(255) if fractions else array).astype(np.uint8))
+    if not (fits and numbers and array.min() >= 0 and array.max() < np.inf):  # nor with a NaN
+        wanted = "an array (h, w), (h, w, 3) or (h, w, 4) of numbers from 0 up"
+        raise ValueError(f"picture should be {wanted}, not {array.dtype} of shape {array.shape}.")
+    return Image.fromarray((array * (255 / max(array.max(), 1e-9))).astype(np.uint8))
 
 
-def _ink(grey: np.ndarray) -> np.ndarray:
-    """How much of the paper's light each pixel (h, w) takes, of 255; about 0 where it is paper."""
-    around = ndimage.uniform_filter(grey, 2 * round(max(grey.shape) / 5) + 1, mode="nearest")
-    if ((grey - around) ** 3).sum() > 0:  # what differs most is lighter: light ink on dark paper
-        grey = 255 - grey
-    smooth, width = ndimage.uniform_filter(grey, 5), max(grey.shape) // 3
-    paper = ndimage.grey_closing(smooth, width, mode="nearest")  # without strokes, with shadows
-    paper = ndimage.uniform_filter(paper, width // 4 or 1)
-    return (paper - grey) * (255 / np.maximum(paper, DARKEST))
+def _light_divided_out(light: np.ndarray) -> np.ndarray:
+    """The part of the paper's light that each pixel takes, the same in a shadow as outside.
+
+    The paper is the grey closing (Serra 1982), which fills what is narrower than its window.
+    """
+    light = ndimage.gaussian_filter(light, 1)  # without the camera's noise
+    around = ndimage.uniform_filter(light, STROKE, mode="nearest")
+    skew = ((light - around) * (light - around) ** 2).sum()
+    if skew >= 0 and np.median(light) < 0.5:  # light ink on dark paper
+        light = 1 - light
+    edge = STROKE // 2
+    paper = ndimage.grey_closing(np.pad(light, edge, "edge"), STROKE)[edge:-edge, edge:-edge]
+    paper = ndimage.uniform_filter(paper, STROKE // 4, mode="nearest")
+    return (1 - light / np.maximum(paper, 0.15)).clip(0, 1)
 
 
-def _lines(ink: np.ndarray) -> np.ndarray:
-    """Which pixels (h, w) belong to ruled or squared lines and are not crossed by darker ink."""
-    if min(ink.shape) < 60:
-        return np.zeros(ink.shape, bool)
-    across, down = _darkness_across(ink), _darkness_across(ink.T).T
-    lines = across + down - across * down / 255  # where two cross, they take more
-    strongest = np.percentile(ink[lines < FAINTEST], 99.5) if lines.min() < FAINTEST else 0
-    count = ndimage.label(across.max(1) >= FAINTEST)[1] + ndimage.label(down.max(0) >= FAINTEST)[1]
-    if count > 3 and strongest < max(across.max(), down.max()):
-        raise ValueError("picture shows nothing darker than its lines: use a darker pen.")
-    found = (lines >= FAINTEST) & (lines < 0.75 * strongest)  # others may be straight strokes
-    return found & (ink < (lines + strongest) / 2)
-
-
-def _darkness_across(ink: np.ndarray) -> np.ndarray:
-    """How dark three quarters of a line from left to right are at least, at each pixel (h, w)."""
-    (height, width), smooth = ink.shape, ndimage.uniform_filter1d(ink.clip(0), 7, axis=1)
-    columns, y = np.arange(0, width, 4), np.arange(height)[:, None]
-
-    def darkness(tilt: float) -> np.ndarray:
-        """Of each row (h,), if lines have this tilt."""
-        rows = (y + (columns - width // 2) * tilt).round().astype(int).clip(0, height - 1)
-        row = np.percentile(smooth[rows, columns], 25, axis=1)
-        return row - np.median(row)
-
-    tilt = max(TILTS, key=lambda tilt: (darkness(tilt) ** 2).sum())
-    rows = (y - (np.arange(width) - width // 2) * tilt).round().astype(int)
-    return ndimage.maximum_filter1d(darkness(tilt), 3)[rows.clip(0, height - 1)]
-
-
-def _digit_alone(ink: np.ndarray) -> np.ndarray:
-    """The ink of the digit alone, bytes (h, w), without noise and without other things."""
-    noise = np.median(abs(np.diff(ink[::3], axis=1))) if ink.shape[1] > 1 else 0
-    ink = np.where(ink < max(6 * noise, FAINTEST), 0, ink)
-    if not ink.any():
+def _lines_taken_away(dark: np.ndarray) -> np.ndarray:
+    """Ink, 0 to 1: what is darker than the lines, for they are near every place, unlike ink."""
+    lines = np.percentile(ndimage.maximum_filter(dark, SQUARE), 5)
+    pen = np.median(dark[dark >= (lines + dark.max()) / 2])
+    blank = pen < 1.1 * lines + FAINTEST
+    if blank and pen > 0.2 and (dark > pen / 2).mean() > 0.1:
+        lines = 0  # these are no lines, but a digit that fills the picture
+    elif blank:
         raise ValueError("picture seems to be blank: use a darker pen, or crop it to the digit.")
-    core = _pieces_of_digit(ink > 0.5 * np.percentile(ink[ink > 0], 98))
-    ink = (ink * (255 / np.percentile(ink[core], 95))).clip(0, 255)
-    return np.where(ndimage.maximum_filter(core, 3), ink, 0).astype(np.uint8)
+    least = lines + 0.2 * (pen - lines)
+    return ((dark - least) / (0.5 * (pen - least))).clip(0, 1)
 
 
-def _pieces_of_digit(core: np.ndarray) -> np.ndarray:
-    """The pixels (h, w) of ink without specks, a frame around others, and what touches the rim."""
-    near = ndimage.maximum_filter(core, 1 + max(core.shape) // 60)  # bridges gaps in strokes
-    pieces = ndimage.label(near, np.ones((3, 3)))[0] * core
-    sizes = np.bincount(pieces[core])
-    kept = sizes > 0.02 * sizes.max()  # without specks
-    numbers, boxes = np.arange(len(kept)), [None, *ndimage.find_objects(pieces)]
-    for piece in kept.nonzero()[0]:
-        margins = [(s.start, s.stop, (s.stop - s.start) // 8) for s in boxes[piece]]
-        inner = pieces[tuple(slice(start + n, stop - n) for start, stop, n in margins)]
-        if piece not in inner and kept[inner].any():  # a frame
-            kept &= np.isin(numbers, inner)
+def _pieces_of_digit(ink: np.ndarray) -> np.ndarray:
+    """The digit's ink, cropped: no specks, frame or underline, and nothing that touches the rim."""
+    pieces = ndimage.label(ndimage.maximum_filter(ink, GAP))[0] * (ink > 0)  # 0 where there is none
+    found = ndimage.find_objects(pieces)
+    boxes = np.array([(0, 0, 0, 0), *[(y.start, y.stop, x.start, x.stop) for y, x in found]])
+    weights = ndimage.sum_labels(ink, pieces, np.arange(len(boxes)))
+    kept = np.flatnonzero(weights > SPECK * weights.max())
+    kept = _within_frame(kept, pieces, boxes)
     rim = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
-    inside = kept & ~np.isin(numbers, rim)
-    kept = inside if inside.any() else kept
-    ends = np.array([[(s.start, s.stop) for s in boxes[piece]] for piece in kept.nonzero()[0]])
-    heights = np.ptp(ends[:, 0], axis=1)
-    tall = ends[heights > 0.6 * heights.max()].mean(axis=2)  # their centres
-    down, right = np.ptp(tall, axis=0) / heights.max()
-    if len(ends) > 8 or down > 1 or right > 0.6:
+    if not np.isin(kept, rim).all():
+        kept = np.setdiff1d(kept, rim)
+    kept = _of_one_digit(kept, boxes)
+    top, bottom, left, right = boxes[kept].T
+    digit = np.where(np.isin(pieces, kept), ink, 0)
+    return digit[top.min() : bottom.max(), left.min() : right.max()]
+
+
+def _within_frame(kept: np.ndarray, pieces: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The pieces within a frame, which has no ink in the middle of its box, unlike others."""
+    for piece in kept:
+        top, bottom, left, right = boxes[piece]
+        down, across = (bottom - top) // 8, (right - left) // 8
+        middle = pieces[top + down : bottom - down, left + across : right - across]
+        if piece not in middle and np.isin(kept, middle).any():
+            kept = np.intersect1d(kept, middle)
+    return kept
+
+
+def _of_one_digit(kept: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The pieces without an underline, which is flat and below all others; none may be abreast."""
+    top, bottom, left, right = boxes[kept].T
+    height, width = bottom - top, right - left
+    middles = ((left + right) / 2)[height > 0.6 * height.max()]
+    if np.ptp(middles) > 0.6 * height.max():
         raise ValueError("picture seems to show several digits: crop it to one of them.")
-    return kept[pieces]
+    lowest = bottom.argmax()
+    below = top[lowest] >= np.delete(bottom, lowest).max(initial=0)
+    if len(kept) > 1 and below and height[lowest] < width[lowest] / 4:
+        kept = np.delete(kept, lowest)
+    return kept
 
 
 def _fitted(ink: np.ndarray) -> np.ndarray:
-    """The ink (h, w) cropped and fitted into 20 × 20 pixels, proportions kept; bytes."""
+    """The digit fitted into 20 × 20 pixels, its strokes, if thin, made as thick as MNIST's.
 
-    def resized(image: Image.Image, longer: int) -> Image.Image:
-        size = [max(1, round(longer / max(image.size) * n)) for n in image.size]
-        return image.resize(size, Image.Resampling.BICUBIC)
-
-    image = Image.fromarray(ink)
-    image = image.crop(image.getbbox())
-    if max(image.size) > FITTED:  # strokes that would come out thinner than MNIST's grow first
-        large = np.asarray(resized(image, 4 * FITTED))
-        edges = np.hypot(*np.gradient(np.pad(large.astype(np.float32), 1))).sum()
-        more = max(0, round(2 * THINNEST - large.sum() / edges))  # on either side of the stroke
-        image = Image.fromarray(ndimage.grey_dilation(np.pad(large, more), 2 * more + 1))
-    fitted = np.asarray(resized(image, FITTED))
-    return (fitted * (255 / fitted.max())).astype(np.uint8)
+    A stroke's pixels are, on average, a quarter of its thickness away from the paper.
+    """
+    distances = ndimage.distance_transform_edt(np.pad(ink, 1))
+    thickness = 4 * distances[distances > 0].mean()
+    more = max(0, round((THINNEST * max(ink.shape) - thickness) / 2))  # on each side of a stroke
+    image = Image.fromarray(ndimage.grey_dilation(np.pad(ink, more), 2 * more + 1))
+    fitted = np.asarray(ImageOps.contain(image, (20, 20))).clip(0, 1)
+    return fitted / fitted.max()
 
 
-# ------------------------------------------------------------------------------ drawing on a pad
+def _centred(digit: np.ndarray) -> np.ndarray:
+    """The digit on 28 × 28 pixels with its centre of mass in the middle."""
+    corner = np.floor(14.5 - np.array(ndimage.center_of_mass(digit))).astype(int)
+    room = np.subtract(28, digit.shape)
+    top, left = corner.clip(0, room)
+    return np.pad(digit, [(top, room[0] - top), (left, room[1] - left)])
+
+
+# ------------------------------------------------------------------------------- drawing on a pad
 PAD, PEN = 280, 18  # side of the pad and width of its pen in pixels
 
 
 def open_pad(read: Callable) -> None:
-    """Show a pad, or an example where nobody can draw; read((28, 28) bytes) is ten probabilities."""
+    """Show a pad, or an example where nobody can draw; read(image) gives ten probabilities."""
     # Who runs a notebook from end to end, such as nbval, does not let the kernel ask for input.
     message = getattr(get_ipython(), "get_parent", dict)()
-    then = "run this cell in JupyterLab"
     if message.get("content", {}).get("allow_stdin"):
-        try:
-            return display(DrawingPad(read).widget)
-        except ImportError as error:
-            then = f"install {error.name}, which is missing, and restart the kernel"
-    print(f"To draw a digit here, {then}. This is how one is answered:")
+        return display(DrawingPad(read).widget)
+    print("To draw a digit here, run this cell in JupyterLab. This is how a 7 is answered:")
     drawing = Image.new("L", (PAD, PAD), 255)
-    _draw_stroke(drawing, [(75, 70), (205, 70), (180, 110), (145, 165), (120, 225)])  # a 7
-    sentence, figure = _answer(drawing, read)
-    print(sentence)
-    show(figure, f"A 7 drawn by hand, as the network sees it, and ten probabilities. {sentence}")
+    seven = [(75, 70), (205, 70), (180, 110), (145, 165), (120, 225)]
+    ImageDraw.Draw(drawing).line(seven, width=PEN, joint="curve")
+    _answer(drawing, read)
 
 
 class DrawingPad:
@@ -567,90 +529,82 @@ class DrawingPad:
 
         self.read, self.answer, button = read, HTML(), Button(description="Clear")
         self.canvas = Canvas(width=PAD, height=PAD, layout={"border": "1px solid gray"})
-        self.widget = HBox([VBox([self.canvas, button]), self.answer])
-        self.canvas.on_client_ready(self.redraw)  # whenever a page with the pad is opened
+        column = VBox([self.canvas, button], layout={"flex": "0 0 auto"})  # never shrinks
+        self.widget = HBox([column, self.answer], layout={"flex_flow": "row wrap"})
         self.canvas.on_mouse_down(self.put_down)
         self.canvas.on_mouse_move(self.move)
+        self.canvas.on_mouse_up(self.lift)
+        self.canvas.on_mouse_out(self.lift)
         self.canvas.on_touch_start(lambda points: self.put_down(*points[0]))
         self.canvas.on_touch_move(lambda points: self.move(*points[0]))
-        for end in ("mouse_up", "mouse_out", "touch_end", "touch_cancel"):
-            getattr(self.canvas, f"on_{end}")(self.lift)
+        self.canvas.on_touch_end(self.lift)
         button.on_click(self.clear)
         self.clear()
 
     def clear(self, *_: object) -> None:
+        """Begin with white paper."""
         self.drawing, self.last = Image.new("L", (PAD, PAD), 255), None
-        self.redraw()
-        self.say("Draw a digit on the white square; if there is none, JupyterLab lacks ipycanvas.")
-
-    def redraw(self) -> None:
-        # ipycanvas says only once which canvas it draws on, and a page opened anew missed it.
-        self.canvas._canvas_manager._current_canvas = None
-        self.canvas.put_image_data(np.asarray(self.drawing.convert("RGB")))
+        self.canvas.put_image_data(np.full((PAD, PAD, 3), 255))
         self.canvas.line_width = PEN
+        self.answer.value = "Draw a digit on the square; if you see none, install ipycanvas."
 
     def put_down(self, x: float, y: float) -> None:
-        """Begin a stroke, unless another finger or another kind of event has begun one."""
-        if not self.last:
-            self.last = x, y
-            self.move(x, y)
+        """Begin a stroke, with a dot."""
+        self.last = x, y
+        self.move(x, y)
 
     def move(self, x: float, y: float) -> None:
+        """Go on with a stroke, with a round end, if the pen is down."""
         if self.last:
-            _draw_stroke(self.drawing, (self.last, (x, y)))
+            pen, r = ImageDraw.Draw(self.drawing), PEN / 2
+            pen.line([self.last, (x, y)], fill=0, width=PEN)
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=0)
             self.canvas.stroke_line(*self.last, x, y)
-            self.canvas.fill_circle(x, y, PEN / 2)
+            self.canvas.fill_circle(x, y, r)
             self.last = x, y
 
     def lift(self, *_: object) -> None:
+        """End a stroke, if there is one, and read the drawing."""
         if self.last:
             self.last = None
             try:
-                self.say(*_answer(self.drawing, self.read))
+                _answer(self.drawing, self.read, self.show)
             except Exception as error:  # noqa: BLE001, Jupyter would lose it
-                self.say(f"This could not be read ({type(error).__name__}): {error}")
+                what = html.escape(f"({type(error).__name__}): {error}")
+                self.answer.value = f"This could not be read {what}"
 
-    def say(self, sentence: str, figure: Figure | None = None) -> None:
-        self.answer.value = text = html.escape(sentence)
-        if figure:
-            png = base64.b64encode(_png(figure, sentence)["image/png"]).decode()
-            self.answer.value += f'<br><img src="data:image/png;base64,{png}" alt="{text}">'
-
-
-def _draw_stroke(drawing: Image.Image, points: Sequence[tuple[float, float]]) -> None:
-    pen = ImageDraw.Draw(drawing)
-    pen.line(points, fill=0, width=PEN)
-    for x, y in points:
-        pen.ellipse((x - PEN / 2, y - PEN / 2, x + PEN / 2, y + PEN / 2), fill=0)
+    def show(self, data: dict, **_: object) -> None:
+        """Show a picture, as a front end is given it, beside the drawing."""
+        png, alt = base64.b64encode(data["image/png"]).decode(), html.escape(data["text/plain"])
+        self.answer.value = f'<img src="data:image/png;base64,{png}" alt="{alt}">'
 
 
-def _answer(drawing: Image.Image, read: Callable) -> tuple[str, Figure]:
-    """A sentence about a drawing, and a figure of it, prepared, with its ten probabilities."""
+def _answer(drawing: Image.Image, read: Callable, put: Callable | None = None) -> None:
+    """Show a drawing as the network sees it, with its ten probabilities and what they say."""
     image = prepare_digit(np.asarray(drawing))
-    p = np.asarray(read(image))
-    if p.shape != (10,) or not np.isfinite(p).all():
-        raise ValueError(f"ten probabilities should be read, not {p}: mend the function.")
-    figure, _ = _predictions([image], [p], [None], "What the network sees")
+    p = read(image)
     said = "The answer is" if p.max() >= 0.7 else "Uncertain: the likeliest digit is"
-    return f"{said} {p.argmax()}, with a probability of {p.max():.1%}.", figure
+    title = f"{said} {p.argmax()},\nwith a probability of {p.max():.1%}"
+    plot_predictions([image], [p], [None], title, put=put)
 
 
 # ------------------------------------------------------------------------------- judging answers
-ANSWERS = {  # exercise: its parts and what is right; a pair stands for all numbers between two
+ANSWERS = {  # exercise: its parts and what is right; a pair stands for all numbers between two, and
+    # {"argument": k} for central differences of the loss with respect to its argument k
     1: {"p": [0.125, 0.25, 0.625], "dz": [-0.875, 0.25, 0.625]},
     2: {"W": [[9, 1], [4, 0]], "b": [13, 3]},
-    3: {"RMS": 2},
-    4: {"p": 0.25, "loss": 2.4849},
-    5: {"dW": [[1, 4, 0], [2, -3, 2]], "db": [3, 1, 1], "dx": [[-1, -1], [0, -2], [4, 2], [2, 1]]},
-    6: {"params": [5, 5], "epochs": 8},
-    7: {"T": (1.6, 1.71)},
-    8: {"dw": -0.21, "dw_if_0": 0},
-    9: {"means": [3, 12.5, 63], "deviations": [1.8708, 13.865, 88.846]},
-    10: {"velocities": [-0.1, -0.19, -0.271], "limit": -1},
-    11: {"dz": 4 * [[-0.076172, -0.011719, 0.087891]]},
-    12: {"lines": [2, 4, 6], "uncaught": 2},
-    13: {"errors": [0.0856536, 9.0005e-4]},
-    14: {"a": [[2.5, 0], [-0.0375, 5]], "dz": [[1.25, 0], [0.0375, 5]]},
+    3: {"p": 0.25, "loss": 2.4849},
+    4: {"dW": {"argument": 1}, "db": {"argument": 2}, "dx": {"argument": 0}},
+    5: {"error": 9.0005e-4},
+    6: {"RMS": 2},
+    7: {"params": [5, 5], "epochs": 8},
+    8: {"T": (1.6, 1.71)},
+    9: {"dw": -0.21, "dw_if_0": 0},
+    10: {"means": [3.6667, 16.3333, 83.6667], "gaps": [0, 2, 6]},
+    11: {"velocities": [-0.1, -0.19, -0.271], "limit": -1},
+    12: {"dz": {"argument": 0}},
+    13: {"lines": [2, 4, 6], "uncaught": 2},
+    14: {"a": [[2.5, 0], [-0.0375, 5]], "dz": {"argument": 0}},
     15: {"parameters": (1, 99_999), "accuracy": (0.97, 1)},
     16: {"forward's error": (0, 1e-5), "gradient's error": (0, 1e-5), "accuracy": (0.9, 1)},
 }
@@ -659,25 +613,28 @@ SLIPS = (  # exercise, part, what a slip gives there, and what is wrong with it
     (1, "dz", [0.125, 0.25, 0.625], "subtract the one-hot row of the true digit"),
     (2, "W", [[1, 3], [4, 8]], "W1 comes first"),
     (2, "b", [1, 5], "b1 goes through W2, too"),
-    (3, "RMS", 4, "this is the mean of the squares, so take its root"),
-    (3, "RMS", 3.4641, "the mean of the squared weights is not r², but a third of it"),
-    (4, "loss", 2.3026, "the bias has its say, too"),
-    (6, "params", [8, 8], "these are the last ones; copy the best, since training changes them"),
-    (6, "params", [6, 6], "an equal loss is not below the lowest"),
-    (6, "epochs", 7, "too early: count every epoch, and anew after each lowest loss"),
-    (6, "epochs", 11, "compare with the lowest loss so far, not with the one before"),
-    (7, "T", (0.58, 0.63), "divide by T"),
-    (7, "T", (0.78, 0.84), "this T has the lowest loss; compare mistakes expected and made"),
-    (9, "means", [1, 19.5, 192], "the seed comes first in run(seed, rate)"),
-    (9, "means", [1.8708, 13.865, 88.846], "the means come first"),
-    (9, "deviations", [3.5, 192.25, 7893.5], "this is the variance, so take its root"),
-    (9, "deviations", [2.1602, 16.010, 102.59], "divide by the number of seeds, as np.std does"),
-    (10, "velocities", [-0.1, -0.1, -0.1], "0.9 of the last velocity remains"),
-    (11, "dz", 4 * [[-0.4375, 0.125, 0.3125]], "go on from P through softmax"),
-    (11, "dz", 4 * [[-0.047852, 0.023438, 0.073242]], "each score changes all p"),
-    (11, "dz", 4 * [[-0.21875, 0.0625, 0.15625]], "this belongs to cross-entropy"),
-    (13, "errors", [0.472476, 0.0429386], "move to both sides"),
-    (13, "errors", [0.454649, 0.539402], "this is the derivative; how far is it from cos 1"),
+    (3, "loss", 2.3026, "the bias has its say, too"),
+    (5, "error", 0.0429386, "move to both sides"),
+    (5, "error", 0.539402, "this is the derivative; how far is it from cos 1"),
+    (6, "RMS", 4, "this is the mean of the squares, so take its root"),
+    (6, "RMS", 3.4641, "the mean of the squared weights is not r², but a third of it"),
+    (7, "params", [8, 8], "these are the last ones; copy the best, since training changes them"),
+    (7, "params", [6, 6], "an equal loss is not below the lowest"),
+    (7, "epochs", 7, "too early: count every epoch, and anew after each lowest loss"),
+    (7, "epochs", 11, "compare with the lowest loss so far, not with the one before"),
+    (8, "T", (0.58, 0.63), "divide by T"),
+    (8, "T", (0.78, 0.84), "this T has the lowest loss; compare mistakes expected and made"),
+    (9, "dw", -12.6, "db is the sum over the batch already"),
+    (9, "dw", -0.0035, "db is a sum over the batch, and 1/B is already in it"),
+    (10, "means", [1, 25.3333, 255], "the seed comes first in run(seed, rate)"),
+    (10, "means", [0, 2, 6], "the means come first"),
+    (10, "gaps", [0, 30, 210], "take the smallest gap"),
+    (10, "gaps", [0, 12.6667, 80], "take the smallest gap"),
+    (11, "velocities", [-0.1, -0.1, -0.1], "0.9 of the last velocity remains"),
+    (11, "limit", -10, "each step adds the learning rate, 0.1, times the derivative"),
+    (12, "dz", 4 * [[-0.4375, 0.125, 0.3125]], "go on from P through softmax"),
+    (12, "dz", 4 * [[-0.047852, 0.023438, 0.073242]], "each score changes all p"),
+    (12, "dz", 4 * [[-0.21875, 0.0625, 0.15625]], "this belongs to cross-entropy"),
     (14, "dz", [[1.25, 0], [3.75, 5]], "the slope at z is left out"),
     (14, "dz", [[1.25, 0.025], [0.0375, 5]], "the mask is left out"),
     (16, "gradient's error", (18.99, 19.01), "divide by B, which is 20 here"),
@@ -685,65 +642,76 @@ SLIPS = (  # exercise, part, what a slip gives there, and what is wrong with it
 )
 
 
-def check(exercise: int, answer: object, *arguments: object) -> bool:
-    """Say of each part of an answer if it is right, or what the likely slip is; True if all are right.
+@np.errstate(all="ignore")
+def check(exercise: int, answer: object, *arguments: object, loss: Callable | None = None) -> bool:
+    """Say of each part of an answer if it is right, or what the likely slip is; True if all are.
 
-    Never raises, whatever the answer is (a value, the values of the parts in a tuple, or a function
-    that returns these) or does when called with the arguments, in which lists become arrays.
+    The answer is a value, several in a tuple, or a function of the arguments (whose lists become
+    arrays) that returns these; derivatives are compared with those of loss(*arguments). Returns
+    None, which shows nothing, if not all is right. Never raises.
     """
     parts, label, said = ANSWERS[exercise], f"Exercise {exercise}", {}
+    given = [np.array(a) if isinstance(a, list) else a for a in arguments]
     try:
-        with np.errstate(all="ignore"):
-            if callable(answer):
-                answer = answer(*[np.array(a) if isinstance(a, list) else a for a in arguments])
-            values = answer if len(parts) > 1 and isinstance(answer, (tuple, list)) else [answer]
-            if all(value is None for value in values):
-                said[label] = "no answer yet"
-            elif len(values) != len(parts):
-                said[label] = f"found {len(values)} values, expected {', '.join(parts)}"
-            else:
-                said = {f"{label}, {p}": _verdict(exercise, p, v) for p, v in zip(parts, values)}
-    except (Exception, SystemExit) as error:
-        said = {label: f"it stopped with {type(error).__name__}"}
-        with suppress(Exception):  # its text may go wrong, too
-            fit = " (do the shapes fit?)" if isinstance(error, ValueError) else ""
-            said[label] += f"{fit}: {error}".rstrip(". ")
+        values = answer(*deepcopy(given)) if callable(answer) else answer
+        if len(parts) == 1 or not isinstance(values, tuple | list | np.ndarray):
+            values = [values]
+        if all(value is None for value in values):
+            said[label] = "no answer yet"
+        elif len(values) != len(parts):
+            said[label] = f"found {len(values)} values, expected {', '.join(parts)}"
+        else:
+            for part, value in zip(parts, values):
+                said[f"{label}, {part}"] = _verdict(exercise, part, value, given, loss)
+    except Exception as error:  # noqa: BLE001, a reader's function may raise anything
+        said[label] = f"it stopped with {type(error).__name__}: {error}".rstrip(". ")
     right = set(said.values()) == {"right"}
     hint = f"Solution {exercise} is" if right else f"Hint {exercise} and solution {exercise} are"
     print("\n".join(f"{name}: {what}." for name, what in said.items()), f"{hint} at the back.")
-    return right
+    return right or None
 
 
-def _verdict(exercise: int, part: str, value: object) -> str:
-    right = ANSWERS[exercise][part]
-    shape = () if isinstance(right, tuple) else np.shape(right)
-    expected = f"numbers of shape {shape}" if shape else "a number"
+def _verdict(exercise: int, part: str, value: object, given: list, loss: Callable | None) -> str:
+    """What is said of a part: right, nearly and why, or not yet and what was found."""
     if value is None:
         return "no answer yet"
-    found = np.array("")
-    with suppress(Exception):  # rows of unequal length, or an object that resists
-        found = np.asarray(value)
-    if found.dtype.kind not in "buif":
-        return f"found {type(value).__name__}, expected {expected}"
+    found, right = np.asarray(value, float), ANSWERS[exercise][part]
+    derivative = isinstance(right, dict)
+    if derivative:
+        right = _differences(loss, given, right["argument"])
     if _agree(found, right):
         return "right"
-    slips = [(v, slip) for n, name, v, slip in SLIPS if (n, name) == (exercise, part)]
+    shape = () if isinstance(right, tuple) else np.shape(right)
+    slips = [slip for number, name, *slip in SLIPS if (number, name) == (exercise, part)]
     slips += [(np.negative(right), "the sign is wrong"), (np.transpose(right), "transpose it")]
+    if found.shape == shape != () and found.any():
+        scale = np.vdot(right, found) / np.vdot(right, right)
+        slips += [(np.multiply(scale, right), f"each number is {scale:.3g} times the right one")]
     for slip, advice in slips:
         if _agree(found, slip):
             return f"nearly: {advice}"
     if found.shape != shape:
-        return f"found shape {found.shape}, expected {expected}"
-    if not np.isfinite(found).all():
-        return "not all numbers are finite: something exploded, or was divided by 0"
-    if exercise in (1, 5, 8, 10, 11, 14):  # where a factor is a likely slip
-        scale = np.vdot(right, found) / np.vdot(right, right)
-        if scale and _agree(found, scale * np.array(right)):
-            return f"nearly: each number is {scale:.3g} times what it should be"
-    return f"not yet right: it is {np.round(found, 4)}" if exercise in (15, 16) else "not yet right"
+        return f"found shape {found.shape}, expected {shape or 'a single number'}"
+    if derivative:
+        worst = np.unravel_index(abs(found - right).argmax(), shape)
+        true = f"{found[worst]:.4g}, by central differences {right[worst]:.4g}"
+        return f"not yet: at [{', '.join(map(str, worst))}] it is {true}"
+    return f"not yet: found {np.round(found, 4).tolist()}"
+
+
+def _differences(loss: Callable, arguments: list, number: int) -> np.ndarray:
+    """How fast loss(*arguments) rises with each entry of one argument."""
+    slopes = np.zeros(arguments[number].shape)
+    for index in np.ndindex(slopes.shape):
+        above, below = deepcopy(arguments), deepcopy(arguments)
+        above[number][index] += 1e-6
+        below[number][index] -= 1e-6
+        slopes[index] = (loss(*above) - loss(*below)) / 2e-6
+    return slopes
 
 
 def _agree(found: np.ndarray, value: object) -> bool:
+    """Whether a number lies between two, or an array is as good as the same."""
     if isinstance(value, tuple):
         return found.shape == () and value[0] <= found <= value[1]
     near = 1e-3 * np.max(np.abs(value)) + 1e-9

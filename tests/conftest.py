@@ -1,63 +1,56 @@
-"""Puts the project's folder on the path, so that tests can import helpers from anywhere, and
-executes the definitions of the notebook, so that they test the very code that the reader reads."""
+"""Executes the definitions of the notebook, so that tests test the very code that is read there.
+Cells are found by their tag or by what they contain, for editors may renew or drop their ids."""
 
+import ast
 import json
 import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
 
-import numpy  # noqa: F401, loads what threadpool_limits sets
 import pytest
-from threadpoolctl import threadpool_limits
 
 ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "mnist_from_scratch.ipynb"
 sys.path.insert(0, str(ROOT))
-NOTEBOOK, HELPERS = ROOT / "mnist_from_scratch.ipynb", ROOT / "helpers.py"
-LOOPS = ("one-layer-run", "train-run", "far-run")  # cells that train in the open
-LIMITS = threadpool_limits(1, user_api="blas")  # of NumPy, as in the notebook's first cell
 
 
 def pytest_runtest_setup():
-    """Bear a false warning, which NumPy gives on macOS with Accelerate: even a test with a mark
-    that makes warnings errors, for this comes after all marks and options. pytest undoes it."""
+    """Bear a false warning of NumPy on macOS, even where a test makes warnings errors."""
     warnings.filterwarnings("ignore", "divide by zero encountered in matmul$", RuntimeWarning)
 
 
+def pytest_collection_modifyitems(items):
+    """Run the notebook's cells in their order, even if pytest-randomly has shuffled them."""
+    items.sort(key=lambda item: getattr(item, "cell_num", -1))
+
+
 def sources(tag=None):
-    """The source of each code cell of the notebook, or of each with a tag, by the cell's name."""
+    """The source of each code cell of the notebook, or of each with a tag, in order."""
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    return {
-        cell["id"]: "".join(cell["source"])
-        for cell in cells
-        if cell["cell_type"] == "code" and tag in {None, *cell["metadata"].get("tags", [])}
-    }
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    return ["".join(c["source"]) for c in code if tag in (None, *c["metadata"].get("tags", []))]
 
 
-def definitions(changes=None):
-    """The notebook's cells tagged `definitions`, executed, as a module; `loops` has LOOPS' sources.
+def cell(text):
+    """The source of the first code cell that contains a text."""
+    found = [source for source in sources() if text in source]
+    assert found, f"no cell contains {text!r}"
+    return found[0]
 
-    Args:
-        changes: pieces of this source or of helpers.py, and what to put there: mistakes on purpose.
 
-    Raises:
-        ValueError: if a piece does not stand there exactly once.
+def definitions(piece="", replacement=""):
+    """The cells tagged `definitions`, executed, as a module; `loops` has those that train openly.
+
+    A piece that stands there exactly once, as ast.unparse writes it, is replaced: a mistake.
     """
-    cells, tagged, helpers = sources(), sources("definitions"), HELPERS.read_text(encoding="utf-8")
-    code = tagged | {cell: cells[cell] for cell in LOOPS} | {"helpers": helpers}
-    for old, new in (changes or {}).items():
-        count = sum(source.count(old) for source in code.values())
-        if count != 1:
-            raise ValueError(f"{old!r} stands {count} times in the code, not once.")
-        code = {name: source.replace(old, new) for name, source in code.items()}
+    loops = [cell(f"live_curves({epochs})") for epochs in ("20", "EPOCHS", "LONG_EPOCHS")]
+    parts = [ast.unparse(ast.parse(s)) for s in ("\n".join(sources("definitions")), *loops)]
+    assert not piece or sum(part.count(piece) for part in parts) == 1, f"not once: {piece}"
+    code, *loops = (part.replace(piece, replacement) if piece else part for part in parts)
     module = ModuleType(NOTEBOOK.stem)
-    for cell in tagged:
-        name = f"<{NOTEBOOK.name}, cell {cell}{f', {changes}' if changes else ''}>"
-        exec(compile(code[cell], name, "exec"), vars(module))  # noqa: S102, our own source
-    module.loops = {cell: code[cell] for cell in LOOPS}
-    if code["helpers"] != helpers:
-        module.helpers = ModuleType("helpers")
-        exec(code["helpers"], vars(module.helpers))  # noqa: S102
+    exec(compile(code, NOTEBOOK.name, "exec"), vars(module))  # noqa: S102, our own source
+    module.loops = loops
     return module
 
 
