@@ -27,6 +27,8 @@ from torchvision.datasets.utils import download_url
 
 # NumPy says so without cause where Apple's Accelerate multiplies, and of nothing else.
 warnings.filterwarnings("ignore", "divide by zero encountered in matmul$", RuntimeWarning)
+np.seterr(all="warn", under="ignore")  # NumPy's own settings, whatever a startup file says
+np.set_printoptions(precision=8)
 
 
 # ---------------------------------------------------------------------------------------- loading
