@@ -1,4 +1,4 @@
-"""Small helpers: what the walkthrough uses but does not teach; no network mathematics."""
+"""Helpers: what the walkthrough uses but does not teach: data, figures, photographs, answers."""
 
 import base64
 import html
@@ -315,16 +315,18 @@ class Curves:
         epoch = epoch or len(self.epochs) + 1
         if not np.isfinite([training[0], validation[0]]).all():
             raise FloatingPointError(f"the run diverged in epoch {epoch}: lower the learning rate.")
-        self.epochs.append(epoch)
         self.training.append(training)
         self.validation.append(validation)
+        self.epochs.append(epoch)  # last, since the stop button may come in between
         if self.drawn is None or time.perf_counter() - self.drawn > 3:
             self.draw()
 
     def draw(self) -> None:
         """Draw all curves anew, with the latest values and the time left above them."""
         figure = Figure(figsize=(9, 3.3), layout="constrained")
-        parts = {"training": np.array(self.training), "validation": np.array(self.validation)}
+        n, parts = len(self.epochs), {}
+        for name, pairs in (("training", self.training), ("validation", self.validation)):
+            parts[name] = np.array(pairs[:n])  # the stop button may have come before the nth epoch
         for i, title in enumerate(("Mean loss", "Accuracy")):
             axes = figure.add_subplot(1, 2, i + 1, title=title, xlabel="epoch")
             _draw_lines(axes, {f"{k} images": (self.epochs, v[:, i]) for k, v in parts.items()})
