@@ -118,7 +118,7 @@ def folder(tmp_path_factory):
     """A folder to run in, with a few photographs."""
     photographs = tmp_path_factory.mktemp("run") / "data" / "handwriting"
     photographs.mkdir(parents=True)
-    for path in (ROOT / "data" / "handwriting").glob("c_[58].jpg"):
+    for path in (ROOT / "data" / "handwriting").glob("c_[59].jpg"):
         shutil.copy(path, photographs)
     return photographs.parents[1]
 
