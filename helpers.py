@@ -201,11 +201,9 @@ def plot_predictions(images, probabilities, labels, title: str, columns: int = 5
 
 
 def plot_dots(rows: dict, title: str, xlabel: str, limit: float) -> None:
-    """Draw a row of dots for each name; up to the limit the axis is straight, then logarithmic."""
+    """Draw a row of dots for each name, its values (seeds,), and lines at 0 and at the limit."""
     figure = Figure(figsize=(9, 0.4 * len(rows) + 1.4), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylim=(len(rows) - 0.5, -1.2))
-    axes.set_xscale("symlog", linthresh=limit)
-    axes.xaxis.set_major_formatter("{x:g}")
     for y, values in enumerate(rows.values()):
         colour = VALIDATION if min(values) > limit else NEUTRAL
         axes.plot(values, len(values) * [y], "o", color=colour, alpha=0.6)
@@ -470,7 +468,7 @@ ANSWERS = {  # exercise: its parts and what is right; a pair stands for all numb
     10: {"dz": 4 * [[-0.076172, -0.011719, 0.087891]]},
     11: {"lines": [2, 4, 6], "uncaught": 2},
     12: {"a": [[2.5, 0], [-0.0375, 5]], "dz": [[1.25, 0], [0.0375, 5]]},
-    13: {"parameters": (1, 99_999), "accuracy": (0.97, 1)},
+    13: {"parameters": (1, 99_999), "accuracy": (0.965, 1)},
     14: {"gradient's error": (0, 1e-5), "accuracy": (0.9, 1)},
 }
 SLIPS = (  # exercise, part, what a slip gives there, and what is wrong with it

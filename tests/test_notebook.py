@@ -75,8 +75,11 @@ def test_prose_and_formulas_render_everywhere():
 # --------------------------------------------------------------------------- run with little data
 
 LOAD = f"""
+import helpers
 images, labels, test_images, test_labels = helpers.load_mnist({str(ROOT / "data")!r})
 small = images[:19_000], labels[:19_000], test_images[:500], test_labels[:500]
+"""
+PATCH = """
 helpers.load_mnist = lambda: small
 helpers.get_ipython = lambda: None  # figures are told, not drawn, and two not even that: too slow
 helpers.plot_images = lambda images, *rest, **_: print(*map(np.sum, images), *map(list, rest[:1]))
@@ -123,14 +126,22 @@ def folder(tmp_path_factory):
     return photographs.parents[1]
 
 
+@pytest.fixture(scope="module")
+def loaded():
+    """Names after loading, which takes a second."""
+    names = {}
+    exec(LOAD, names)  # noqa: S102
+    return names
+
+
 @pytest.fixture
-def small(folder, monkeypatch):
+def small(folder, loaded, monkeypatch):
     """Names to begin with."""
     monkeypatch.chdir(folder)
     for name in ("load_mnist", "get_ipython", "plot_images", "plot_predictions"):
         monkeypatch.setattr(helpers, name, vars(helpers)[name])  # so that it is put back afterwards
-    names = {"helpers": helpers}
-    exec(LOAD, names)  # noqa: S102
+    names = loaded.copy()
+    exec(PATCH, names)  # noqa: S102
     return names
 
 
@@ -207,7 +218,7 @@ def test_the_stop_button_leaves_what_all_later_cells_need(folder):
     after = AFTER | {"SIZES = (": "SIZES = (784, 16, 12, 10)"}
     after |= {"EPOCHS, BATCH_SIZE": "EPOCHS = 10**6", "LONG_EPOCHS, ": "LONG_EPOCHS = 10**6"}
     try:
-        for source in [f"import helpers\n{LOAD}", *needed, *CELLS[start:]]:
+        for source in [LOAD + PATCH, *needed, *CELLS[start:]]:
             source = with_little_data(source, after)
             reply = client.execute_interactive(source, output_hook=show, timeout=120)["content"]
             assert reply["status"] == "ok", (source, reply)
