@@ -1,12 +1,11 @@
 """How fast is the walkthrough, how far does its long run get, and what does each part of it bring?
-Functions, constants and data are the notebook's. Run nothing else meanwhile.
 
-    python tests/benchmark.py speed                 an epoch and Run All: eight minutes
-    python tests/benchmark.py seeds 0 1 2 3 4       the long run of section 11: three minutes a seed
-    python tests/benchmark.py ladder 0 1 2 3 4      its rungs, half as long: seven minutes a seed
-    python tests/benchmark.py tune 0                its rungs at three rates each: 25 minutes a seed
-    python tests/benchmark.py diverge               how many of 40 seeds diverge: three minutes
-    python tests/benchmark.py decay 0 1 2           Part I with and without its falling rate
+python tests/benchmark.py speed                 an epoch and Run All, on an idle machine: eight minutes
+python tests/benchmark.py seeds 0 1 2 3 4       the long run of section 11: three minutes a seed
+python tests/benchmark.py ladder 0 1 2 3 4      its rungs, half as long: seven minutes a seed
+python tests/benchmark.py tune 0                its rungs at three rates each: 25 minutes a seed
+python tests/benchmark.py diverge               how many of 40 seeds diverge: three minutes
+python tests/benchmark.py decay 0 1 2           Part I with and without its falling rate
 """
 
 import argparse
@@ -137,9 +136,8 @@ def seeds(nb, numbers):
 
 def rung(nb, numbers, name, rate):
     """Losses and accuracies (2, seeds) of a rung on the validation images, printed."""
-    runs = [
-        long_run(nb, seed, nb.LONG_EPOCHS // 2, RUNGS[name] | {"rate": rate}) for seed in numbers
-    ]
+    half, settings = nb.LONG_EPOCHS // 2, RUNGS[name] | {"rate": rate}
+    runs = [long_run(nb, seed, half, settings) for seed in numbers]
     results = np.transpose([nb.evaluate(params, nb.x_val, nb.y_val) for params in runs])
     print(name, rate, "means", results.mean(axis=1).round(5), results.round(4).tolist(), flush=True)
     return results
