@@ -86,7 +86,7 @@ def plot_network(sizes: Sequence[int]) -> None:
     for y in heights:
         for y_next in heights:  # to and fro from column to column
             axes.plot(columns, np.resize([y, y_next], len(sizes)), color="0.8", linewidth=0.6)
-        axes.plot(columns, len(sizes) * [y], "o", color=TRAINING, markersize=15)
+        axes.plot(columns, len(sizes) * [y], "o", color=TRAINING, markersize=15, zorder=3)
     for x, size, name in zip(columns, sizes, ["pixels", *hidden, "scores"]):
         axes.text(x, 1.2, "⋮", fontsize=18, **CENTRED)
         axes.text(x, 2.6, f"{size} {name}", **CENTRED)
@@ -483,7 +483,7 @@ SLIPS = (  # exercise, part, what a slip gives there, and what is wrong with it
     (6, "RMS", 3.4641, "the mean of the squared weights is not r², but a third of it"),
     (7, "dw", -12.6, "db is the sum over the batch already"),
     (7, "dw", -0.0035, "db is a sum over the batch, and 1/B is already in it"),
-    (8, "means", [1, 25.3333, 255], "the seed comes first in run(seed, rate)"),
+    (8, "means", [4.6667, 13, 86], "a mean runs over the seeds, along a row"),
     (8, "means", [0, 2, 6], "the means come first"),
     (8, "gaps", [0, 30, 210], "take the smallest gap"),
     (8, "gaps", [0, 12.6667, 80], "take the smallest gap"),
