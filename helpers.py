@@ -6,7 +6,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,7 +42,8 @@ def load_mnist(root: str | Path = "data") -> list[np.ndarray]:
         if not check_integrity(raw / name, md5):
             advice = f"put the original there, with the MD5 sum {md5}, and run this again."
             raise RuntimeError(f"{raw / name} is missing or damaged: {advice}")
-    with TemporaryDirectory() as folder:  # in `raw` torchvision would trust any unpacked files
+    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        # In `raw` itself torchvision would trust any unpacked files.
         shutil.copytree(raw, f"{folder}/MNIST/raw", ignore=shutil.ignore_patterns("*-ubyte"))
         parts = [MNIST(folder, train=train, download=True) for train in (True, False)]
     return [array.numpy() for part in parts for array in (part.data, part.targets)]
