@@ -89,7 +89,7 @@ MISTAKES = [
     (LOOPS, "long: rate one epoch ahead", "epoch / LONG_EPOCHS", "(epoch + 1) / LONG_EPOCHS"),
     (LONG, "rate falls whatever is asked", "rate * (1 - fall * t)", "rate * (1 - t)"),
     (LONG, "no distortion", "x = distort(x, rng, affine", "distort(x, rng, affine"),
-    (LONG, "no weight decay", "weight_decay=decay)", "weight_decay=0)"),
+    (LONG, "no weight decay", "weight_decay=l2)", "weight_decay=0)"),
     (DISTORTED, "rows and columns swapped", "28 * row + column", "28 * column + row"),
     (DISTORTED, "counted from the corner", "reshape(2, 784) - 13.5", "reshape(2, 784)"),
     (DISTORTED, "smoothed along columns only", " @ SMOOTH.T", ""),

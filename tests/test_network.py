@@ -257,7 +257,7 @@ def test_the_loops_of_sections_7_and_11_train_then_measure_at_the_rates_of_their
 
 def test_each_part_of_the_long_epoch_has_a_number(nb):
     with mock.patch.multiple(nb, distort=mock.DEFAULT, train_epoch=mock.DEFAULT) as calls:
-        nb.long_epoch("params", "x", "y", 0.25, "rng", 0.5, 0.2, 0.3, fall=0.6, decay=7)
+        nb.long_epoch("params", "x", "y", 0.25, "rng", 0.5, 0.2, 0.3, fall=0.6, l2=7)
     assert calls["distort"].call_args == mock.call("x", "rng", 0.2, 0.3)
     passed = "params", calls["distort"].return_value, "y", nb.LONG_BATCH, 0.5 * (1 - 0.6 / 4), "rng"
     assert calls["train_epoch"].call_args == mock.call(*passed, weight_decay=7)
