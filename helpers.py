@@ -175,10 +175,7 @@ def plot_graph(names: Sequence, values: Sequence, derivatives, factors, title: s
 
 
 def plot_predictions(images, probabilities, labels, title: str, columns: int = 5) -> None:
-    """Draw images with their ten probabilities as bars: the true digit green, a wrong answer red.
-
-    A label is None where no digit is the true one.
-    """
+    """Draw images and ten probabilities as bars: the true digit (or None) green, a mistake red."""
     columns, told = min(columns, len(images)), []
     rows, side = -(-len(images) // columns), min(1.8, 9 / columns)
     size = max(4, side * columns), rows * (side + 0.2) + 0.4
@@ -224,8 +221,6 @@ def live_curves(planned: int) -> Iterator["Curves"]:
     Once an epoch is done, the stop button ends the block without an error. NumPy's warnings are
     off: the curves say when a training diverges.
     """
-    if planned < 1:
-        raise ValueError(f"{planned} epochs are planned: train for at least one epoch.")
     curves = Curves(planned)
     try:
         with np.errstate(all="ignore"):
@@ -283,16 +278,12 @@ class Curves:
 
 # ---------------------------------------------------------------------- preparing a reader's digit
 Picture = str | Path | np.ndarray | Image.Image  # what a reader brings
-SIDE, LARGEST = 300, 50_000_000  # pixels: longer side of an opened picture, and all of a file
-STROKE, SQUARE, GAP = 101, 65, 9  # windows in pixels: wider than strokes, ruled squares, gaps
+SIDE, STROKE, SQUARE, GAP = 300, 101, 65, 9  # pixels: a picture; more than strokes, squares, gaps
 FAINTEST, SPECK, THINNEST = 0.04, 0.02, 0.12  # of the light, of a digit's ink, of its longer side
 
 
 def prepare_digit(picture: Picture) -> np.ndarray:
-    """A digit as in MNIST, (28, 28) bytes, 0 paper to 255 ink, from a file or an array of any size.
-
-    Raises a ValueError if there is no single digit, a FileNotFoundError if there is no file.
-    """
+    """A digit as in MNIST, (28, 28) bytes, 0 paper to 255 ink; a ValueError if there is none."""
     return preparation(picture)["centred"]
 
 
@@ -301,8 +292,8 @@ def preparation(picture: Picture) -> dict[str, np.ndarray]:
     try:
         steps = {"picture": _opened(picture)}
     except Exception as error:  # noqa: BLE001, a damaged file makes Pillow raise almost anything
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"picture cannot be read ({error}): give a PNG, a JPEG or an array.") from None
+        text = f"picture cannot be read ({error}): give a PNG, a JPEG or an array."
+        raise ValueError(text) from None
     steps["light divided out"] = _light_divided_out(1 - steps["picture"])
     steps["lines taken away"] = _lines_taken_away(steps["light divided out"])
     steps["the digit's pieces"] = _pieces_of_digit(steps["lines taken away"])
@@ -314,8 +305,6 @@ def _opened(picture: Picture) -> np.ndarray:
     """A picture upright and in grey (h, w), 0 white to 1 black, its longer side SIDE pixels."""
     if isinstance(picture, str | Path):
         with Image.open(Path(picture).expanduser()) as image:
-            if image.width * image.height > LARGEST:
-                raise ValueError(f"more than {LARGEST:,} pixels")
             picture = ImageOps.exif_transpose(image)
     if not isinstance(picture, Image.Image) or picture.mode[0] in "IF":  # of more than 8 bits
         array = np.nan_to_num(picture).clip(0)  # whose greatest number is white: 1, 255 or 65535
@@ -377,76 +366,38 @@ def _centred(digit: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------- drawing on a pad
-PAD, PEN = 280, 18  # side of the pad and width of its pen in pixels
-
-
 def open_pad(read: Callable) -> None:
     """Show a pad, or an example where nobody can draw; read(image) gives ten probabilities."""
     # Who runs a notebook from end to end, such as nbval, does not let the kernel ask for input.
     message = getattr(get_ipython(), "get_parent", dict)()
     if message.get("content", {}).get("allow_stdin"):
-        return display(DrawingPad(read).widget)
+        return display(drawing_pad(read))
     print("To draw a digit here, run this cell in JupyterLab. This is how a 7 is answered:")
-    drawing = Image.new("L", (PAD, PAD), 255)
-    ImageDraw.Draw(drawing).line([(75, 70), (205, 70), (120, 225)], width=PEN, joint="curve")
+    drawing = Image.new("L", (280, 280), 255)
+    ImageDraw.Draw(drawing).line([(75, 70), (205, 70), (120, 225)], width=18, joint="curve")
     _answer(drawing, read)
 
 
-class DrawingPad:
-    """A pad whose drawing is read whenever the mouse, the pen or the finger is lifted."""
+def drawing_pad(read: Callable) -> object:
+    """A widget: a pad, and beside it what is said of the drawing after each stroke."""
+    from ipywidgets import HBox, Output  # here, as all the rest works without these two
+    from wigglystuff import Paint
 
-    def __init__(self, read: Callable) -> None:
-        from ipycanvas import Canvas  # here, as all the rest works without these two
-        from ipywidgets import Button, HBox, Output, VBox
+    pad, answer = Paint(width=280, height=280), Output()
 
-        self.read, self.answer, button = read, Output(), Button(description="Clear")
-        self.canvas = Canvas(width=PAD, height=PAD, layout={"border": "1px solid gray"})
-        column = VBox([self.canvas, button], layout={"flex": "0 0 auto"})  # never shrinks
-        self.widget = HBox([column, self.answer], layout={"flex_flow": "row wrap"})
-        self.canvas.on_mouse_down(self.put_down)
-        self.canvas.on_mouse_move(self.move)
-        self.canvas.on_mouse_up(self.lift)
-        self.canvas.on_mouse_out(self.lift)
-        self.canvas.on_touch_start(lambda points: self.put_down(*points[0]))
-        self.canvas.on_touch_move(lambda points: self.move(*points[0]))
-        self.canvas.on_touch_end(self.lift)
-        button.on_click(self.clear)
-        self.clear()
+    def answer_anew(_: object) -> None:
+        with answer:  # where an error is shown, too
+            clear_output(wait=True)
+            _answer(pad.get_pil(), read)
 
-    def clear(self, *_: object) -> None:
-        """Begin with white paper."""
-        self.drawing, self.last = Image.new("L", (PAD, PAD), 255), None
-        self.canvas.put_image_data(np.full((PAD, PAD, 3), 255))
-        self.canvas.line_width = PEN
-
-    def put_down(self, x: float, y: float) -> None:
-        """Begin a stroke, with a dot."""
-        self.last = x, y
-        self.move(x, y)
-
-    def move(self, x: float, y: float) -> None:
-        """Go on with a stroke, with a round end, if the pen is down."""
-        if self.last:
-            pen, r = ImageDraw.Draw(self.drawing), PEN / 2
-            pen.line([self.last, (x, y)], fill=0, width=PEN)
-            pen.ellipse((x - r, y - r, x + r, y + r), fill=0)
-            self.canvas.stroke_line(*self.last, x, y)
-            self.canvas.fill_circle(x, y, r)
-            self.last = x, y
-
-    def lift(self, *_: object) -> None:
-        """End a stroke, if there is one, and read the drawing."""
-        if self.last:
-            self.last = None
-            with self.answer:  # where an error is shown, too
-                clear_output(wait=True)
-                _answer(self.drawing, self.read)
+    pad.observe(answer_anew, "base64")
+    return HBox([pad, answer], layout={"flex_flow": "row wrap"})
 
 
 def _answer(drawing: Image.Image, read: Callable) -> None:
     """Show a drawing as the network sees it, with its ten probabilities and what they say."""
     try:
-        image = prepare_digit(np.asarray(drawing))
+        image = prepare_digit(drawing)
     except ValueError as error:  # such as several digits
         return print(error)
     p = read(image)
@@ -487,7 +438,6 @@ SLIPS = (  # exercise, part, what a slip gives there, and what is wrong with it
     (8, "means", [4.6667, 13, 86], "a mean runs over the seeds, along a row"),
     (8, "means", [0, 2, 6], "the means come first"),
     (8, "gaps", [0, 30, 210], "take the smallest gap"),
-    (8, "gaps", [0, 12.6667, 80], "take the smallest gap"),
     (9, "velocities", [-0.1, -0.1, -0.1], "0.9 of the last velocity remains"),
     (9, "limit", -10, "each step adds the learning rate, 0.1, times the derivative"),
     (10, "dz", 4 * [[-0.4375, 0.125, 0.3125]], "go on from P through softmax"),

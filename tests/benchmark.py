@@ -35,11 +35,11 @@ while True:
 """
 # Each rung adds one thing to the one above; `tune 0` shows that half or twice its rate is worse.
 RUNGS = {
-    "plain": {"rate": 0.0125, "affine": 0, "elastic": 0, "fall": 0, "l2": 0},
-    "+ affine": {"rate": 0.1, "elastic": 0, "fall": 0, "l2": 0},
-    "+ elastic": {"rate": 0.1, "fall": 0, "l2": 0},
-    "+ falling rate": {"rate": 0.4, "l2": 0},
-    "+ weight decay": {"rate": 0.4},  # twice the rate of the notebook's recipe
+    "plain": {"rate": 0.0125, "affine": 0, "elastic": 0, "fall": 0, "shrink": 0},
+    "+ affine": {"rate": 0.1, "elastic": 0, "fall": 0, "shrink": 0},
+    "+ elastic": {"rate": 0.1, "fall": 0, "shrink": 0},
+    "+ falling rate": {"rate": 0.2, "shrink": 0},
+    "+ weight decay": {},  # the notebook's recipe
 }
 
 

@@ -89,7 +89,6 @@ MISTAKES = [  # exercise, a piece of its solution, a mistake to put there, and w
     (8, "mean(axis=1)", "mean(axis=0)", "nearly: a mean runs over the seeds, along a row"),
     (8, "return means, gaps.min(axis=1)", "return gaps.min(axis=1), means", "means come first"),
     (8, "gaps.min(axis=1)", "gaps.max(axis=1)", "gaps: nearly: take the smallest gap"),
-    (8, "gaps.min(axis=1)", "gaps.mean(axis=1)", "gaps: nearly: take the smallest gap"),
     (8, "return means", "return list(means) + [0]", "means: found shape (4,), expected (3,)"),
     (9, "-0.19, -0.271", "-0.1, -0.1", "velocities: nearly: 0.9 of the last velocity remains"),
     (9, "my_limit = -1", "my_limit = -10", "limit: nearly: each step adds the learning"),

@@ -214,25 +214,22 @@ def test_the_steps_have_names_and_end_in_the_prepared_digit():
     assert ", ".join(steps) == names and np.array_equal(steps["centred"], SEVEN)
 
 
-def refusal(picture, error=ValueError):
-    with pytest.raises(error) as caught:
+def refusal(picture):
+    with pytest.raises(ValueError) as caught:
         helpers.prepare_digit(picture)
     return sentence(caught)
 
 
 def test_what_is_no_file_or_no_picture_is_refused(tmp_path):
     path = tmp_path / "digit.png"
-    assert f"No such file or directory: '{path}')" in refusal(path, FileNotFoundError)
+    assert f"No such file or directory: '{path}')" in refusal(path)
     assert refusal(tmp_path).startswith("picture cannot be read (")
     Image.fromarray(seven()).save(path)
     for data in (b"seven", b"", path.read_bytes()[:300]):
         path.write_bytes(data)
         assert refusal(path).startswith("picture cannot be read (")
-    path.write_bytes(b"P5 9000 9000 255\n")
-    assert "(more than 50,000,000 pixels)" in refusal(path)
-    for side in (10_000, 20_000):  # Pillow itself warns of the former and refuses the latter
-        path.write_bytes(b"P5 %d %d 255\n" % (side, side))
-        assert refusal(path).endswith("give a PNG, a JPEG or an array.")
+    path.write_bytes(b"P5 20000 20000 255\n")  # so large that Pillow refuses it
+    assert refusal(path).endswith("give a PNG, a JPEG or an array.")
 
 
 BAD = [np.full((9, 9), "a"), np.full((9, 9), None), np.ones((9, 9, 5)), np.ones((0, 5))]

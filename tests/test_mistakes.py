@@ -68,7 +68,6 @@ MISTAKES = [
     (FLOAT32, "one-hot rows in float64", "np.eye(10, dtype=np.float32)", "np.eye(10)"),
     (TRAINING, "uphill", "W -= lr * dW", "W += lr * dW"),
     (TRAINING, "biases stay", "b -= lr * db", "pass"),
-    (TRAINING, "no weight decay", "W *= 1 - lr * weight_decay", "pass"),
     (TRAINING, "a copy changed", "W -= lr * dW", "W = W - lr * dW"),
     (TRAINING, "labels of other images", "backward(params, cache, y[batch], alpha)",
      "backward(params, cache, y[:len(batch)], alpha)"),
@@ -88,11 +87,13 @@ MISTAKES = [
     (DIVERGED, "nan", "loss if loss < 10 else 10", "min(loss, 10)"),
     (LOOPS, "long: rate one epoch ahead", "epoch / LONG_EPOCHS", "(epoch + 1) / LONG_EPOCHS"),
     (LONG, "rate falls whatever is asked", "rate * (1 - fall * t)", "rate * (1 - t)"),
-    (LONG, "no distortion", "x = distort(x, rng, affine", "distort(x, rng, affine"),
-    (LONG, "no weight decay", "weight_decay=l2)", "weight_decay=0)"),
+    (LONG, "no distortion", "distort(x, rng, affine, elastic)", "x"),
+    (LONG, "no weight decay", "W *= 1 - shrink * lr", "pass"),
     (DISTORTED, "rows and columns swapped", "28 * row + column", "28 * column + row"),
     (DISTORTED, "counted from the corner", "reshape(2, 784) - 13.5", "reshape(2, 784)"),
-    (DISTORTED, "smoothed along columns only", " @ SMOOTH.T", ""),
+    (DISTORTED, "bends of any magnitude", " / rms(bend)", ""),
+    (DISTORTED, "smoothed along columns only", "(2, 28, 28)) @ NEAR", "(2, 28, 28))"),
+    (EVALUATION, "limits of 90 of 100", "[2.5, 97.5]", "[5, 95]"),
 ]
 # fmt: on
 
