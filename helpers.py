@@ -292,8 +292,7 @@ def preparation(picture: Picture) -> dict[str, np.ndarray]:
     try:
         steps = {"picture": _opened(picture)}
     except Exception as error:  # noqa: BLE001, a damaged file makes Pillow raise almost anything
-        text = f"picture cannot be read ({error}): give a PNG, a JPEG or an array."
-        raise ValueError(text) from None
+        raise ValueError(f"picture cannot be read ({error}): give a PNG, JPEG or array.") from None
     steps["light divided out"] = _light_divided_out(1 - steps["picture"])
     steps["lines taken away"] = _lines_taken_away(steps["light divided out"])
     steps["the digit's pieces"] = _pieces_of_digit(steps["lines taken away"])

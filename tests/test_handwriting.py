@@ -229,7 +229,7 @@ def test_what_is_no_file_or_no_picture_is_refused(tmp_path):
         path.write_bytes(data)
         assert refusal(path).startswith("picture cannot be read (")
     path.write_bytes(b"P5 20000 20000 255\n")  # so large that Pillow refuses it
-    assert refusal(path).endswith("give a PNG, a JPEG or an array.")
+    assert refusal(path).endswith("give a PNG, JPEG or array.")
 
 
 BAD = [np.full((9, 9), "a"), np.full((9, 9), None), np.ones((9, 9, 5)), np.ones((0, 5))]
