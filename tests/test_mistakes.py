@@ -63,9 +63,11 @@ MISTAKES = [
     (CHECK, "error not relative", " / np.abs(numerical).max()", ""),
 
     (FIRST, "3 for 6", "np.sqrt(6 /", "np.sqrt(3 /"),
+    (FIRST, "magnitudes of the weights", "[rms(db) for dW", "[rms(dW) for dW"),
     (FIRST, "RMS without its root", "np.sqrt(np.mean(array ** 2))", "np.mean(array ** 2)"),
     (FLOAT32, "weights in float64", "n_out)).astype(np.float32)", "n_out))"),
-    (FLOAT32, "one-hot rows in float64", "np.eye(10, dtype=np.float32)", "np.eye(10)"),
+    (FLOAT32, "one-hot rows in float64", "np.eye(SIZES[-1], dtype=np.float32)",
+     "np.eye(SIZES[-1])"),
     (TRAINING, "uphill", "W -= lr * dW", "W += lr * dW"),
     (TRAINING, "biases stay", "b -= lr * db", "pass"),
     (TRAINING, "a copy changed", "W -= lr * dW", "W = W - lr * dW"),
@@ -90,9 +92,12 @@ MISTAKES = [
     (LONG, "no distortion", "distort(x, rng, affine, elastic)", "x"),
     (LONG, "no weight decay", "W *= 1 - shrink * lr", "pass"),
     (DISTORTED, "rows and columns swapped", "28 * row + column", "28 * column + row"),
-    (DISTORTED, "counted from the corner", "reshape(2, 784) - 13.5", "reshape(2, 784)"),
-    (DISTORTED, "bends of any magnitude", " / rms(bend)", ""),
-    (DISTORTED, "smoothed along columns only", "(2, 28, 28)) @ NEAR", "(2, 28, 28))"),
+    (DISTORTED, "counted from the corner", "np.arange(784) // 28 - 13.5", "np.arange(784) // 28"),
+    (DISTORTED, "columns change as rows do", "c * ROW + d * COLUMN", "a * ROW + b * COLUMN"),
+    (DISTORTED, "moved to one side", "rng.uniform(-1.3, 1.3, 2)", "rng.uniform(0, 1.3, 2)"),
+    (DISTORTED, "bends of any magnitude", " / rms(smooth)", ""),
+    (DISTORTED, "smoothed along columns only", "(28, 28)) @ NEAR", "(28, 28))"),
+    (EVALUATION, "no image twice", "rng.integers(n, size=n)", "rng.permutation(n)"),
     (EVALUATION, "limits of 90 of 100", "[2.5, 97.5]", "[5, 95]"),
 ]
 # fmt: on
