@@ -60,7 +60,9 @@ def test_prose_and_formulas_render_everywhere():
         if one["cell_type"] == "code":
             continue
         text = re.sub(r"```.*?```|`[^`\n]*`", "", "".join(one["source"]), flags=re.DOTALL)
-        bad = re.search(r"\\\(|\\\[|\\bm\b|\\operatorname|\\begin\{(align|equation)|\]\(#", text)
+        bad = re.search(
+            r"\\\(|\\\[|\\bm\b|\\operatorname|\\begin\{(align\*?\}|equation)|\]\(#", text
+        )
         assert not bad, bad[0]
         lines = [line for line in text.split("\n") if "$$" in line]
         assert set(lines) <= {"$$"} and len(lines) % 2 == 0, f"$$ needs its own line: {text}"
@@ -176,6 +178,15 @@ def test_each_cell_run_again_in_reverse_order_prints_the_same(small):
         assert re.sub(SECONDS, "", now) == re.sub(SECONDS, "", then), CELLS[number]
     for (W, b), (other_W, other_b) in zip(small["params"], params):
         assert np.array_equal(W, other_W) and np.array_equal(b, other_b)
+
+
+def test_a_few_seconds_of_training_read_most_digits(loaded, nb):
+    images, labels, *_ = loaded["small"]
+    x, rng = nb.standardise(images), np.random.default_rng(0)
+    params = nb.init_params(nb.SIZES, rng)
+    for epoch in range(2):
+        nb.long_epoch(params, x[:10_000], labels[:10_000], epoch / 2, rng)
+    assert nb.evaluate(params, x[10_000:], labels[10_000:])[1] > 0.9
 
 
 def test_a_script_made_of_it_prints_the_texts_of_figures_and_no_bytes(monkeypatch):
