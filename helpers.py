@@ -386,7 +386,7 @@ def drawing_pad(read: Callable) -> object:
     pad, answer = Paint(width=280, height=280), Output()
 
     def answer_anew(_: object) -> None:
-        with answer:  # where an error is shown, too
+        with answer:  # so that an error is seen, too
             clear_output(wait=True)
             _answer(pad.get_pil(), read)
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def pytest_runtest_setup():
-    """Bear a false warning of NumPy on macOS, even where a test makes warnings errors."""
+    """Ignore a false warning of NumPy on macOS, even where a test makes warnings errors."""
     warnings.filterwarnings("ignore", "divide by zero encountered in matmul$", RuntimeWarning)
 
 

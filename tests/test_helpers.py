@@ -134,7 +134,7 @@ def test_a_derivative_and_a_number_stand_in_a_graph_of_paths(monkeypatch):
 MEASURED = [((1 / n, 1 - 0.2 / n), (2 / n, 1 - 0.4 / n)) for n in (1, 2, 3)]
 
 
-class Screen(list):  # in place of figures and the clock: the titles and lines that were drawn
+class Screen(list):  # records titles and lines instead of drawing them, by a clock of its own
     now, stop_at = 0.0, 0
 
     def show(self, figure, title, alt, put):

@@ -99,7 +99,7 @@ def test_logits_loss_and_gradients_agree_with_pytorch(nb):
             their_logits = model(torch.tensor(x))
             their_loss = cross_entropy(their_logits, torch.tensor(y))
             their_loss.backward()
-            more = [] if alpha == ALPHA else [alpha]  # which is used if nothing else is said
+            more = [] if alpha == ALPHA else [alpha]  # the default
             logits, cache = nb.forward(params, x, *more)
             grads = nb.backward(params, cache, y, *more)
             ours = [logits, nb.cross_entropy(logits, y), *flat(grads)]
@@ -122,7 +122,7 @@ def test_gradients_agree_with_central_differences_in_every_entry(nb):
             slopes = [nb.central_difference(params, array, place, x, y) for place in places]
             assert relative_error(grad, np.reshape(slopes, grad.shape)) < 1e-6, (sizes, batch)
     slope = nb.central_difference(params, params[-1][0], 32, x, y, h=0.01)
-    assert slope == pytest.approx(grads[-1][0][3, 2], rel=1e-4)  # to one side it is off by 1e-3
+    assert slope == pytest.approx(grads[-1][0][3, 2], rel=1e-4)  # one-sided ones are off by 1e-3
     assert all(map(np.array_equal, flat(params), flat(problem(sizes, batch)[0])))  # as before
 
 
@@ -195,7 +195,7 @@ def test_200_steps_of_training_agree_with_pytorch_and_change_the_arrays_themselv
             nb.train_epoch(params, x, y, 60, 0.05, rng, *more)
         assert all(after is array for after, array in zip(flat(params), arrays))
         for ours, first, theirs in zip(arrays, start, model.parameters(), strict=True):
-            theirs = theirs.detach().numpy().T  # compared are the ways from the first weights
+            theirs = theirs.detach().numpy().T  # the changes since the first weights are compared
             assert relative_error(ours - first, theirs - first) < TOLERANCE[dtype]
 
 
