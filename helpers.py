@@ -199,12 +199,12 @@ def plot_predictions(images, probabilities, labels, title: str, columns: int = 5
     show(figure, title, f"{title}. The network's answers: {'; '.join(told)}.")
 
 
-def plot_dots(rows: dict, title: str, xlabel: str, limit: float) -> None:
-    """Draw a row of dots for each name, its values (seeds,), and lines at 0 and at the limit."""
+def plot_dots(rows: dict, title: str, xlabel: str, limit: float, marked: Sequence) -> None:
+    """Draw a row of dots for each name, orange where marked, and lines at 0 and at the limit."""
     figure = Figure(figsize=(9, 0.4 * len(rows) + 1.4), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylim=(len(rows) - 0.5, -1.2))
-    for y, values in enumerate(rows.values()):
-        colour = VALIDATION if min(values) > limit else NEUTRAL
+    for y, (name, values) in enumerate(rows.items()):
+        colour = VALIDATION if name in marked else NEUTRAL
         axes.plot(values, len(values) * [y], "o", color=colour, alpha=0.6)
     axes.vlines([0, limit], -1.2, len(rows), ["black"], ["-", "--"], linewidth=1)
     axes.text(limit, -0.8, f" limit {_number(limit)}")

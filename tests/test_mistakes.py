@@ -44,8 +44,9 @@ MISTAKES = [
 
     (LEAKY, "the smaller one", "np.maximum(z, alpha * z)", "np.minimum(z, alpha * z)"),
     (LEAKY, "slope 1 at zero", "np.maximum(z > 0", "np.maximum(z >= 0"),
-    (PYTORCH, "biases not added", "a @ W + b", "a @ W"),
-    (PYTORCH, "no activation function", "a = leaky_relu(Z[-1], alpha)", "a = Z[-1]"),
+    (PYTORCH, "biases not added", "A[-1] @ W + b", "A[-1] @ W"),
+    (PYTORCH, "no activation function", "A.append(leaky_relu(Z[-1], alpha))",
+     "A.append(Z[-1])"),
     (PYTORCH, "alpha lost on the way back", "Z[layer - 1], alpha)", "Z[layer - 1])"),
     (PYTORCH, "slope left out", "da * leaky_relu_grad(Z[layer - 1], alpha)", "da"),
     (PYTORCH, "weights not transposed", "params[layer][0].T", "params[layer][0]"),
@@ -63,7 +64,7 @@ MISTAKES = [
     (CHECK, "error not relative", " / np.abs(numerical).max()", ""),
 
     (FIRST, "3 for 6", "np.sqrt(6 /", "np.sqrt(3 /"),
-    (FIRST, "magnitudes of the weights", "[rms(db) for dW", "[rms(dW) for dW"),
+    (FIRST, "magnitudes of the weights", "[rms(db) for", "[rms(dW) for"),
     (FIRST, "RMS without its root", "np.sqrt(np.mean(array ** 2))", "np.mean(array ** 2)"),
     (FLOAT32, "weights in float64", "n_out)).astype(np.float32)", "n_out))"),
     (FLOAT32, "one-hot rows in float64", "np.eye(SIZES[-1], dtype=np.float32)",
