@@ -200,13 +200,13 @@ def plot_predictions(images, probabilities, labels, title: str, columns: int = 5
 
 
 def plot_dots(rows: dict, title: str, xlabel: str, limit: float, marked: Sequence) -> None:
-    """Draw a row of dots for each name, orange where marked, and lines at 0 and at the limit."""
+    """Draw a row of dots for each name, orange where marked, and lines at 0 and the limits."""
     figure = Figure(figsize=(9, 0.4 * len(rows) + 1.4), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylim=(len(rows) - 0.5, -1.2))
     for y, (name, values) in enumerate(rows.items()):
         colour = VALIDATION if name in marked else NEUTRAL
         axes.plot(values, len(values) * [y], "o", color=colour, alpha=0.6)
-    axes.vlines([0, limit], -1.2, len(rows), ["black"], ["-", "--"], linewidth=1)
+    axes.vlines([-limit, 0, limit], -1.2, len(rows), ["black"], ["--", "-", "--"], linewidth=1)
     axes.text(limit, -0.8, f" limit {_number(limit)}")
     axes.set_yticks(range(len(rows)), rows)
     axes.grid(axis="y", color="0.9")
