@@ -85,6 +85,7 @@ MISTAKES = [
 
     (EVALUATION, "pixels not standardised", "forward(params, standardise(images), alpha)",
      "forward(params, images.reshape(-1, 784))"),
+    (EVALUATION, "alpha not passed on", "standardise(images), alpha)", "standardise(images))"),
     (TRIALS, "alpha not passed on", "batch_size, lr, rng, alpha)", "batch_size, lr, rng)"),
     (DIVERGED, "warnings", "np.errstate(all='ignore')", "np.errstate()"),
     (DIVERGED, "nan", "loss if loss < 10 else 10", "min(loss, 10)"),

@@ -265,13 +265,11 @@ def test_each_part_of_the_long_epoch_has_a_number(nb):
         calls["distort"].side_effect = lambda group, *rest: -group
         params = [(np.full((3, 2), 2.0), np.ones(2))]
         nb.long_epoch(params, x, "y", 0.25, "rng", 0.5, 0.2, 0.3, fall=0.6, shrink=0.4)
-    groups = calls["distort"].call_args_list
-    assert [(len(call.args[0]), *call.args[1:]) for call in groups] == [
-        (n, "rng", 0.2, 0.3) for n in (100, 100, 50)
-    ]
+    groups = [(len(call.args[0]), *call.args[1:]) for call in calls["distort"].call_args_list]
+    assert groups == [(n, "rng", 0.2, 0.3) for n in (100, 100, 50)]
     rate = 0.5 * (1 - 0.6 / 4)
     (passed,) = calls["train_epoch"].call_args_list
-    assert np.array_equal(passed.args[1], -x)
+    assert np.array_equal(passed.args[1], -x) and not passed.kwargs
     assert passed.args[::2] + passed.args[3::2] == (params, "y", rate, nb.LONG_BATCH, "rng")
     ((W, b),) = params
     assert W == pytest.approx(2 * (1 - 0.4 * rate)) and (b == 1).all()
@@ -286,6 +284,8 @@ def test_loss_accuracy_probabilities_and_interval_are_right(nb):
     pixels = torch.tensor((images - 33.3) / 78.6).reshape(400, 784)
     p = torch.softmax(torch_model(params)(pixels), 1).detach().numpy()
     assert relative_error(nb.predict(params, images), p) < 1e-5
+    other = torch.softmax(torch_model(params, 0.25)(pixels), 1).detach().numpy()
+    assert relative_error(nb.predict(params, images, 0.25), other) < 1e-5
     labels = (p.argmax(axis=1) + (np.arange(400) < 40)) % 10
     with mock.patch("builtins.print") as said:
         assert nb.test(params, images, labels).tolist() == 40 * [True] + 360 * [False]
