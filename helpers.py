@@ -24,8 +24,6 @@ from torchvision.datasets import MNIST
 from torchvision.datasets.utils import check_integrity
 
 threadpool_limits(1, user_api="blas")  # NumPy uses one core, so that results repeat
-np.seterr(all="warn", under="ignore")  # NumPy's own settings, whatever a startup file says
-np.set_printoptions(precision=8)
 # With Apple's Accelerate NumPy warns of divisions by zero in products where there are none.
 warnings.filterwarnings("ignore", "divide by zero encountered in matmul$", RuntimeWarning)
 
@@ -56,7 +54,6 @@ COLOURS = (TRAINING, VALIDATION, RIGHT, NEUTRAL, "#CC79A7")
 STYLES = ("o-", "s--", "^:", "d-.", "v:")  # told apart without colours, too
 CENTRED, PLAIN = {"ha": "center", "va": "center"}, {"facecolor": "white", "linewidth": 0}
 BOX = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"}
-matplotlib.rcdefaults()  # whatever style the reader has set
 matplotlib.rc("font", size=11)
 
 
@@ -96,8 +93,8 @@ def plot_network(sizes: Sequence[int]) -> None:
     show(figure, "", f"A network in columns, each joined to the next, of {sizes} units.")
 
 
-def plot_images(images, titles, title: str, columns: int = 10, signed: bool = False) -> None:
-    """Draw images (h, w) or (784,), ink dark on white; or signed, with zero grey."""
+def plot_images(images, titles, title: str, columns=10, signed=False, shifts=()) -> None:
+    """Draw images (h, w) or (784,), ink dark, or signed with zero grey; shifts as arrows on them."""
     images, titles = list(images), list(map(str, titles))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(9, rows * (9 / columns + 0.2) + 0.4), layout="constrained")
@@ -108,6 +105,9 @@ def plot_images(images, titles, title: str, columns: int = 10, signed: bool = Fa
         axes.imshow(image.reshape(28, 28) if image.ndim == 1 else image, "gray_r", **scale)
         axes.set_title(text, fontsize=10, pad=3)
         axes.spines[:].set_color("0.8")
+    for axes, (down, right) in zip(figure.axes, shifts):  # both (28, 28)
+        at, units = range(1, 28, 3), {"angles": "xy", "scale_units": "xy", "scale": 1}  # pixels
+        axes.quiver(at, at, right[1::3, 1::3], down[1::3, 1::3], color=VALIDATION, **units)
     show(figure, title, f"{title}. {len(images)} pictures: {', '.join(titles)}.")
 
 
@@ -200,13 +200,13 @@ def plot_predictions(images, probabilities, labels, title: str, columns: int = 5
 
 
 def plot_dots(rows: dict, title: str, xlabel: str, limit: float, marked: Sequence) -> None:
-    """Draw a row of dots for each name, orange where marked, and lines at 0 and the limits."""
+    """Draw a row of dots for each name, orange where marked, and a band from -limit to limit."""
     figure = Figure(figsize=(9, 0.4 * len(rows) + 1.4), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylim=(len(rows) - 0.5, -1.2))
     for y, (name, values) in enumerate(rows.items()):
         colour = VALIDATION if name in marked else NEUTRAL
         axes.plot(values, len(values) * [y], "o", color=colour, alpha=0.6)
-    axes.vlines([-limit, 0, limit], -1.2, len(rows), ["black"], ["--", "-", "--"], linewidth=1)
+    axes.axvspan(-limit, limit, color="0.9")
     axes.text(limit, -0.8, f" limit {_number(limit)}")
     axes.set_yticks(range(len(rows)), rows)
     axes.grid(axis="y", color="0.9")

@@ -1,19 +1,17 @@
 """How fast is the walkthrough, how far does its long run get, and what does each part of it bring?
 
-python tests/benchmark.py speed                 an epoch and Run All, on an idle machine: eight minutes
+python tests/benchmark.py speed                 an epoch and Run All, on an idle machine: seven minutes
+python tests/benchmark.py first 0 1 2           Part I with other choices: six minutes a seed
 python tests/benchmark.py seeds 0 1 2 3 4       the long run of section 11: three minutes a seed
 python tests/benchmark.py ladder 0 1 2 3 4      its rungs, half as long: seven minutes a seed
 python tests/benchmark.py tune 0 1 2 3 4        its rungs at three rates each: 20 minutes a seed
 python tests/benchmark.py diverge               how many of 40 seeds diverge: three minutes
-python tests/benchmark.py decay 0 1 2           Part I with and without its falling rate
 """
 
 import argparse
 import inspect
 import os
 import shutil
-import subprocess
-import sys
 import time
 from contextlib import redirect_stdout
 from tempfile import TemporaryDirectory
@@ -26,15 +24,18 @@ from nbclient import NotebookClient
 from torch import nn
 
 THREADS = torch.get_num_threads()  # as PyTorch comes
-BUSY = """import os, sys, threading, numpy, threadpoolctl
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0))).start()  # ends as its input does
-threadpoolctl.threadpool_limits(1)
-a = numpy.ones((500, 500), numpy.float32)
-while True:
-    a @ a
-"""
+# Sizes, epochs, factor on the initial weights, learning rate and decay.
+FIRST = {
+    "one layer": ((784, 10), 20, 0, 0.01, 0),
+    "one layer at 0.1": ((784, 10), 20, 0, 0.1, 0),
+    "Part I": ((784, 500, 300, 100, 10), 30, 1, 0.01, 0.005),
+    "without decay": ((784, 500, 300, 100, 10), 30, 1, 0.01, 0),
+    "at 0.1": ((784, 500, 300, 100, 10), 30, 1, 0.1, 0.005),
+    "weights × √2": ((784, 500, 300, 100, 10), 30, np.sqrt(2), 0.01, 0.005),
+}
 # Each rung adds one thing to the one above; `tune` shows that half or twice its rate is worse.
 RUNGS = {
+    "plain at 0.1": {"rate": 0.1, "affine": 0, "elastic": 0, "fall": 0, "shrink": 0},
     "plain": {"rate": 0.0125, "affine": 0, "elastic": 0, "fall": 0, "shrink": 0},
     "+ affine": {"rate": 0.1, "elastic": 0, "fall": 0, "shrink": 0},
     "+ elastic": {"rate": 0.1, "fall": 0, "shrink": 0},
@@ -79,7 +80,7 @@ def products_epoch(nb, params):
                 a[layer + 1] @ W.T
 
 
-def in_turns(nb, state):
+def in_turns(nb):
     """Print what an epoch takes, if notebook, PyTorch and matrix products take turns."""
     rng, rows = np.random.default_rng(0), []
     params = nb.init_params(nb.SIZES, rng)
@@ -95,17 +96,15 @@ def in_turns(nb, state):
         ends.append(time.perf_counter())
         rows.append(np.diff(ends))
     table = np.array(rows[1:])  # the first round warms up
-    print(f"An epoch {state}: median, fastest, slowest; the notebook's in relation")
+    print("An epoch: median, fastest, slowest; the notebook's in relation")
     for name, s in zip(("notebook", "PyTorch, one thread", "PyTorch", "products"), table.T):
         ratio = np.median(table[:, 0] / s)
         print(f"{name:20} {np.median(s):.2f} {s.min():.2f} {s.max():.2f} s {ratio:.2f}", flush=True)
 
 
 def speed(nb, _):
-    """What an epoch takes, idle and beside a busy program, and what Run All takes."""
-    in_turns(nb, "on an idle machine")
-    with subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE):
-        in_turns(nb, "beside a busy program")  # which ends with the block
+    """What an epoch takes, and what Run All takes."""
+    in_turns(nb)
     notebook = nbformat.read(ROOT / "mnist_from_scratch.ipynb", as_version=4)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # where it writes its files
         shutil.copy(ROOT / "helpers.py", folder)
@@ -113,6 +112,20 @@ def speed(nb, _):
         start = time.perf_counter()
         NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": folder}}).execute()
         print(f"Run All: {time.perf_counter() - start:.0f} s")
+
+
+def first(nb, numbers):
+    """Loss and accuracy of Part I on the validation images, and test accuracy, with other choices."""
+    for seed in numbers:
+        for name, (sizes, epochs, factor, rate, decay) in FIRST.items():
+            rng = np.random.default_rng([seed, 7])
+            params = nb.init_params(sizes, np.random.default_rng(seed), factor)
+            for epoch in range(epochs):
+                lr = rate / (1 + decay * epoch)
+                nb.train_epoch(params, nb.x_train, nb.y_train, nb.BATCH_SIZE, lr, rng)
+            loss, accuracy = nb.evaluate(params, nb.x_val, nb.y_val)
+            test = (nb.predict(params, nb.test_images).argmax(axis=1) == nb.test_labels).mean()
+            print(f"{name}, seed {seed}: {loss:.4f} {accuracy:.2%} {test:.2%}", flush=True)
 
 
 def long_run(nb, seed, epochs, numbers):
@@ -171,23 +184,10 @@ def diverge(nb, numbers):
     print(f"diverged: {len(diverged)} of {len(numbers)}: {diverged}")
 
 
-def decay(nb, numbers):
-    """Part I with and without its decay: validation loss and accuracy, test accuracy."""
-    for seed in numbers:
-        for value in (nb.DECAY, 0):
-            rng = np.random.default_rng([seed, 7])
-            params = nb.init_params(nb.SIZES, np.random.default_rng(seed))
-            for epoch in range(nb.EPOCHS):
-                lr = nb.LEARNING_RATE / (1 + value * epoch)
-                nb.train_epoch(params, nb.x_train, nb.y_train, nb.BATCH_SIZE, lr, rng)
-            test = (nb.predict(params, nb.test_images).argmax(axis=1) == nb.test_labels).mean()
-            print(seed, value, nb.evaluate(params, nb.x_val, nb.y_val), test, flush=True)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
-    for function in (speed, seeds, ladder, tune, diverge, decay):
+    for function in (speed, first, seeds, ladder, tune, diverge):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         numbers = range(40 if function is diverge else 5)
         command.add_argument("seeds", type=int, nargs="*", default=numbers)

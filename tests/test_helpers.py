@@ -67,7 +67,7 @@ def test_an_archive_that_is_missing_or_damaged_is_named(raw, tmp_path, left):
 
 # ---------------------------------------------------------------------------------------- figures
 IMAGES, X = RNG.integers(0, 256, (39, 28, 28), np.uint8), np.linspace(1, 2, 9)
-X_ROW = RNG.normal(size=784)
+X_ROW, SHIFTS = RNG.normal(size=784), RNG.normal(size=(2, 28, 28))
 LINES = {"a": (X, X), "b": (X, X**2), "gone": (X, X * np.nan)}
 VALUES, FACTORS = [None, [3.4951, -0.03], 1.9], [np.array([[2, 0]]), np.array([[0.5], [-0.1]])]
 PATHS = [["w", "z^{(1)}", "L"], VALUES, [0.7, np.array([[0.5, -0.1]]), 1], FACTORS, "Paths"]
@@ -76,6 +76,7 @@ DIGITS = [IMAGES[:9], np.eye(10)[9 * [8]], 9 * [5], "Nine", 8]
 GOOD = [  # function, arguments, and what the text has to tell
     ("network", [(784, 9, 9, 9, 9, 10)], "(784, 9, 9, 9, 9, 10)"),
     ("images", [IMAGES[:3], (0, 9, 5), "Three images"], "3 pictures: 0, 9, 5"),
+    ("images", [IMAGES[:2], "ab", "Moved", 2, False, [SHIFTS]], "2 pictures: a, b"),
     ("lines", [LINES, "Lines", "x", "y", "xy"], "b: 1 at 1 to 4 at 2; gone: nan at 1"),
     ("graph", PATHS, "_1 = 3.495, derivative 0.5; z^{(1)}_2 = −0.03, derivative −0.1; L = 1.9"),
     ("predictions", DIGITS, "8 (100%), is 5 (0%)"),

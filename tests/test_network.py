@@ -63,7 +63,7 @@ def relative_error(ours, theirs):
 
 def test_settings_are_those_asked_for(nb):
     assert (nb.SIZES, nb.ALPHA) == (SIZES, ALPHA)
-    assert nb.trial.__defaults__ == nb.trials.__defaults__ == (nb.HALF, ALPHA, 1, 60, 0)
+    assert nb.sweep.__defaults__ == (nb.HALF, ALPHA, 1, 60, 0)
     assert (nb.EPOCHS, nb.BATCH_SIZE, nb.LEARNING_RATE, nb.DECAY) == (30, 60, 0.01, 0.005)
 
 
@@ -295,47 +295,39 @@ def test_loss_accuracy_probabilities_and_interval_are_right(nb):
     assert [low, high] == pytest.approx([90 - 1.96 * 1.5, 90 + 1.96 * 1.5], abs=0.49)
 
 
-def test_trials_pass_everything_on(nb):
-    names = {name: mock.Mock() for name in ("init_params", "train_epoch", "evaluate")}
-    names["evaluate"].return_value = 0.5, 0.9
-    names |= {name: np.arange(1100) for name in ("x_train", "y_train", "x_val", "y_val")}
-    choices = "sizes", "alpha", "factor", 7, 1
+def test_a_sweep_trains_and_measures_at_each_rate_with_each_seed(nb):
+    x, y = np.random.default_rng(0).normal(size=(1100, 6)), np.arange(1100) % 10
+    names = {"x_train": x, "y_train": y, "x_val": x, "y_val": y}
+    names |= {"RATES": (0.02, 30, 1e30), "SEEDS": (0, 1)}
+    sizes, alpha, factor, batch_size = (6, 5, 10), 0.25, 2, 7
     with mock.patch.dict(vars(nb), names):
-        assert nb.trial(3, 0.05, *choices) == 0.5
-        assert nb.init_params.call_args.args[::2] == ("sizes", "factor")
-        assert len(nb.train_epoch.call_args_list) == 10
-        for call in nb.train_epoch.call_args_list:
-            net, x, y, *others, _, alpha = call.args
-            assert net is nb.init_params.return_value and (alpha, others) == ("alpha", [7, 0.05])
-            assert np.array_equal(x, y) and len(np.unique(x)) == 1000 and x.tolist() != sorted(x)
-        assert nb.evaluate.call_args.args[::3] == (net, "alpha")
-        assert np.array_equal(nb.evaluate.call_args.args[1:3], 2 * [np.arange(1000)])
-        nb.trial = mock.Mock(side_effect=lambda seed, lr, *passed: (passed == choices) * lr + seed)
-        assert nb.trials(*choices) == pytest.approx(np.array(nb.RATES)[:, None] + nb.SEEDS)
-
-
-def test_a_trial_with_too_long_steps_counts_as_ten_without_a_warning(nb):
-    x, y = np.random.default_rng(0).normal(size=(1000, 6)), np.arange(1000) % 10
-    with mock.patch.dict(vars(nb), {"x_train": x, "y_train": y, "x_val": x, "y_val": y}):
-        assert [nb.trial(0, lr, (6, 5, 10)) for lr in (30, 1e30)] == [10, 10]
-        choices = ((0, 0), (0, 0), (1, 0), (0, 1))
-        losses = [nb.trial(seed, 0.01, (6, 5, 10), again=again) for seed, again in choices]
-    assert losses[0] == losses[1] and len(set(losses)) == 3
+        losses = nb.sweep(sizes, alpha, factor, batch_size)
+        again = nb.sweep(sizes, alpha, factor, batch_size, again=1)
+    assert (losses[1:] == 10).all()  # steps were too long
+    for seed, loss in enumerate(losses[0]):
+        chosen = np.random.default_rng([seed, 100]).permutation(1100)[:1000]
+        rng = np.random.default_rng([seed, 101, 0])
+        net = nb.init_params(sizes, rng, factor)
+        for _ in range(10):
+            nb.train_epoch(net, x[chosen], y[chosen], batch_size, 0.02, rng, alpha)
+        assert nb.evaluate(net, x[:1000], y[:1000], alpha)[0] == loss != again[0, seed]
 
 
 def test_distorted_images_agree_with_those_that_scipy_looks_up(nb):
     x = np.random.default_rng(0).normal(size=(50, 784)).astype(np.float32)
     assert np.array_equal(nb.distort(x, np.random.default_rng(0), 0, 0), x)
     bell = np.exp(-(np.arange(-27, 28) ** 2) / (2 * 4**2))
+    row, column = np.indices((28, 28)) - 13.5
     for seed in (1, 2):
         ours, rng = nb.distort(x, np.random.default_rng(seed)), np.random.default_rng(seed)
-        matrix = np.eye(2) + rng.uniform(-0.11, 0.11, (2, 2))
-        places = np.einsum("ij,jrc->irc", matrix, np.indices((28, 28)) - 13.5) + 13.5
-        places += rng.uniform(-1.3, 1.3, (2, 1, 1))
-        bend = rng.normal(size=(2, 28, 28))
-        for axis in (1, 2):
-            bend = ndimage.correlate1d(bend, bell, axis, mode="constant")
-        places += 0.85 * bend / np.sqrt(np.mean(bend**2, axis=(1, 2), keepdims=True))
+        places = np.indices((28, 28)).astype(float)
+        for place in places:
+            a, b = rng.uniform(-0.11, 0.11, 2)
+            place += a * row + b * column + rng.uniform(-1.3, 1.3)
+            bend = rng.normal(size=(28, 28))
+            for axis in (0, 1):
+                bend = ndimage.correlate1d(bend, bell, axis, mode="constant")
+            place += 0.85 * bend / np.sqrt(np.mean(bend**2))
         for new, image in zip(ours, x.reshape(-1, 28, 28)):
             theirs = ndimage.map_coordinates(image, places, order=0, mode="nearest")
             assert np.mean(new == theirs.ravel()) > 0.999  # halves may be rounded otherwise
