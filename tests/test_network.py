@@ -299,7 +299,7 @@ def test_a_sweep_trains_and_measures_at_each_rate_with_each_seed(nb):
     x, y = np.random.default_rng(0).normal(size=(1100, 6)), np.arange(1100) % 10
     names = {"x_train": x, "y_train": y, "x_val": x, "y_val": y}
     names |= {"RATES": (0.02, 30, 1e30), "SEEDS": (0, 1)}
-    sizes, alpha, factor, batch_size = (6, 5, 10), 0.25, 2, 7
+    sizes, alpha, factor, batch_size = (6, 5, 10), 0.25, 2, 50
     with mock.patch.dict(vars(nb), names):
         losses = nb.sweep(sizes, alpha, factor, batch_size)
         again = nb.sweep(sizes, alpha, factor, batch_size, again=1)
