@@ -43,9 +43,8 @@ MISTAKES = [
 
     (LEAKY, "the smaller one", "np.maximum(z, alpha * z)", "np.minimum(z, alpha * z)"),
     (LEAKY, "slope 1 at zero", "np.maximum(z > 0", "np.maximum(z >= 0"),
-    (PYTORCH, "biases not added", "A[-1] @ W + b", "A[-1] @ W"),
-    (PYTORCH, "no activation function", "A.append(leaky_relu(Z[-1], alpha))",
-     "A.append(Z[-1])"),
+    (PYTORCH, "biases not added", "a @ W + b", "a @ W"),
+    (PYTORCH, "no activation function", "a = leaky_relu(Z[-1], alpha)", "a = Z[-1]"),
     (PYTORCH, "alpha lost on the way back", "Z[layer - 1], alpha)", "Z[layer - 1])"),
     (PYTORCH, "slope left out", "da * leaky_relu_grad(Z[layer - 1], alpha)", "da"),
     (PYTORCH, "weights not transposed", "params[layer][0].T", "params[layer][0]"),

@@ -192,7 +192,7 @@ def test_a_few_seconds_of_training_read_most_digits(loaded, nb):
 def test_a_script_made_of_it_prints_the_texts_of_figures_and_no_bytes(monkeypatch):
     start = [nbformat.v4.new_code_cell(cell(text)) for text in ("SIZES = (", "plot_network(")]
     script, _ = PythonExporter().from_notebook_node(nbformat.v4.new_notebook(cells=start))
-    monkeypatch.setattr(helpers, "get_ipython", lambda: None)  # in case that pytest runs in Jupyter
+    monkeypatch.setattr(helpers, "get_ipython", lambda: None)  # in case pytest runs in Jupyter
     with redirect_stdout(StringIO()) as out:
         exec(script, {})  # noqa: S102, our own source
     assert re.fullmatch(r"A network in columns, [^\n]*\.\n", out.getvalue())
