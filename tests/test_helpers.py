@@ -76,7 +76,6 @@ DIGITS = [IMAGES[:9], np.eye(10)[9 * [8]], 9 * [5], "Nine", 8]
 GOOD = [  # function, arguments, and what the text has to tell
     ("network", [(784, 9, 9, 9, 9, 10)], "(784, 9, 9, 9, 9, 10)"),
     ("images", [IMAGES[:3], (0, 9, 5), "Three images"], "3 pictures: 0, 9, 5"),
-    ("images", [IMAGES[:2], "ab", "Moved", 2, False, [SHIFTS]], "2 pictures: a, b"),
     ("lines", [LINES, "Lines", "x", "y", "xy"], "b: 1 at 1 to 4 at 2; gone: nan at 1"),
     ("graph", PATHS, "_1 = 3.495, derivative 0.5; z^{(1)}_2 = −0.03, derivative −0.1; L = 1.9"),
     ("predictions", DIGITS, "8 (100%), is 5 (0%)"),
@@ -129,6 +128,17 @@ def test_a_derivative_and_a_number_stand_in_a_graph_of_paths(monkeypatch):
     helpers.plot_graph(*PATHS)
     said = [text.get_text() for text in show.mock_calls[0].args[0].axes[0].texts]
     assert said.count("−0.1") == 2 and "$w$" in said and "$z^{(1)}_2$\n−0.03" in said
+
+
+def test_arrows_lead_as_far_down_and_to_the_right_as_the_shifts_say(monkeypatch):
+    monkeypatch.setattr(helpers, "show", show := Mock())
+    helpers.plot_images(IMAGES[:2], "ab", "Moved", shifts=[SHIFTS])
+    first, second = show.mock_calls[0].args[0].axes
+    (arrows,) = first.collections
+    down, right = SHIFTS[:, 1::3, 1::3]
+    assert np.array_equal(arrows.U, right.ravel()) and np.array_equal(arrows.V, down.ravel())
+    assert (arrows.scale, arrows.angles, arrows.scale_units) == (1, "xy", "xy")
+    assert np.array_equal(arrows.XY[:2], [[1, 1], [4, 1]]) and not second.collections
 
 
 # ------------------------------------------------------------------------------ watching a training
