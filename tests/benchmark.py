@@ -33,7 +33,7 @@ FIRST = {
     "at 0.1": ((784, 500, 300, 100, 10), 30, 1, 0.1, 0.005),
     "weights × √2": ((784, 500, 300, 100, 10), 30, np.sqrt(2), 0.01, 0.005),
 }
-# Each rung adds one thing to the one above; `tune` shows that half or twice its rate is no better.
+# From the third on, each adds one thing to the one above; `tune` tries half and twice their rates.
 RUNGS = {
     "plain at 0.1": {"rate": 0.1, "affine": 0, "elastic": 0, "fall": 0, "shrink": 0},
     "plain": {"rate": 0.0125, "affine": 0, "elastic": 0, "fall": 0, "shrink": 0},
