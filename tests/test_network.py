@@ -289,9 +289,8 @@ def test_loss_accuracy_probabilities_and_interval_are_right(nb):
     assert relative_error(nb.predict(params, images, 0.25), other) < 1e-5
     labels = (other.argmax(axis=1) + (np.arange(400) < 40)) % 10
     with mock.patch("builtins.print") as said:
-        assert nb.report_mistakes(params, images, labels, 0.25).tolist() == 40 * [True] + 360 * [
-            False
-        ]
+        misread = nb.report_mistakes(params, images, labels, 0.25)
+    assert misread.tolist() == 40 * [True] + 360 * [False]
     texts = [call.args[0] for call in said.call_args_list]
     assert texts[0] == "test accuracy 90.00%: 40 mistakes in 400 images"
     low, high = (float(number) for number in re.findall(r"([0-9.]+)%", texts[1]))
