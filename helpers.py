@@ -93,8 +93,8 @@ def plot_network(sizes: Sequence[int]) -> None:
     show(figure, "", f"A network in columns, each joined to the next, of {sizes} units.")
 
 
-def plot_images(images, titles, title: str, columns=10, signed=False, shifts=()) -> None:
-    """Draw images (h, w) or (784,), ink dark, or signed with zero grey; shifts as arrows on them."""
+def plot_images(images, titles, title: str, columns=10, signed=False) -> None:
+    """Draw images (h, w) or (784,), ink dark, or signed with zero grey."""
     images, titles = list(images), list(map(str, titles))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(9, rows * (9 / columns + 0.2) + 0.4), layout="constrained")
@@ -105,9 +105,6 @@ def plot_images(images, titles, title: str, columns=10, signed=False, shifts=())
         axes.imshow(image.reshape(28, 28) if image.ndim == 1 else image, "gray_r", **scale)
         axes.set_title(text, fontsize=10, pad=3)
         axes.spines[:].set_color("0.8")
-    for axes, (down, right) in zip(figure.axes, shifts):  # both (28, 28)
-        at, units = range(1, 28, 3), {"angles": "xy", "scale_units": "xy", "scale": 1}  # pixels
-        axes.quiver(at, at, right[1::3, 1::3], down[1::3, 1::3], color=VALIDATION, **units)
     show(figure, title, f"{title}. {len(images)} pictures: {', '.join(titles)}.")
 
 
@@ -279,7 +276,10 @@ class Curves:
 
 # ---------------------------------------------------------------------- preparing a reader's digit
 Picture = str | Path | np.ndarray | Image.Image  # what a reader brings
-SIDE, STROKE, SQUARE, GAP = 300, 101, 65, 9  # pixels: a picture; more than strokes, squares, gaps
+SIDE = 300  # pixels of a picture's longer side; on this scale, in pixels, too:
+STROKE = 101  # more than a pen's stroke is wide
+SQUARE = 65  # more than the squares of squared paper
+GAP = 9  # more than the gaps between the pieces of a digit
 FAINTEST, SPECK, THINNEST = 0.04, 0.02, 0.12  # of the light, of a digit's ink, of its longer side
 
 

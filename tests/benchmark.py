@@ -33,11 +33,10 @@ FIRST = {
 }
 # From the third on, each adds one thing to the one above; `tune` tries half and twice their rates.
 RUNGS = {
-    "plain at 0.1": {"rate": 0.1, "affine": 0, "elastic": 0, "fall": 0, "shrink": 0},
-    "plain": {"rate": 0.0125, "affine": 0, "elastic": 0, "fall": 0, "shrink": 0},
-    "+ affine": {"rate": 0.1, "elastic": 0, "fall": 0, "shrink": 0},
-    "+ elastic": {"rate": 0.1, "fall": 0, "shrink": 0},
-    "+ falling rate": {"rate": 0.2, "shrink": 0},
+    "plain at 0.1": {"rate": 0.1, "pixels": 0, "fall": 0, "shrink": 0},
+    "plain": {"rate": 0.0125, "pixels": 0, "fall": 0, "shrink": 0},
+    "+ distortions": {"rate": 0.1, "fall": 0, "shrink": 0},
+    "+ falling rate": {"rate": 0.4, "shrink": 0},
     "+ weight decay": {"rate": 0.4},
 }
 

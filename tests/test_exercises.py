@@ -32,7 +32,7 @@ def made_up():
     y, patterns = rng.integers(10, size=1500), rng.random((10, 28, 28)) < 0.2
     x = module.standardise((patterns[y] * rng.integers(1, 256, (1500, 28, 28))).astype(np.uint8))
     images = {"x_train": x[:1200], "y_train": y[:1200], "x_val": x[1200:], "y_val": y[1200:]}
-    variants = ("baseline", "no activation function")
+    variants = ("Part I's choices", "no activation function")
     return vars(module) | images | {"results": {name: rng.random((6, 3)) for name in variants}}
 
 
@@ -87,7 +87,7 @@ MISTAKES = [  # exercise, a piece of its solution, a mistake to put there, and w
     (6, "2", "12**0.5", "the mean of the squared weights is not r², but a third of it"),
     (7, "* 0.5", "* 0.5 / 60", "dw: nearly: db is a sum over the batch, and 1/B is already in it"),
     (7, "* 0.5", "* 0.5 * 60", "dw: nearly: db is the sum over the batch already"),
-    (8, "losses.min(axis=0) - baseline_losses.min(axis=0)", "(losses - baseline_losses).min(axis=0)",
+    (8, "losses.min(axis=0) - our_losses.min(axis=0)", "(losses - our_losses).min(axis=0)",
      "nearly: each variant is taken at its own best rate"),
     (8, ".min(axis=0)", ".mean(axis=0)", "nearly: take the lowest loss of each seed, not the mean"),
     (8, ".min(axis=0)", ".min(axis=1)", "found shape (2,), expected (3,)"),

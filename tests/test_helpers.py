@@ -67,7 +67,7 @@ def test_an_archive_that_is_missing_or_damaged_is_named(raw, tmp_path, left):
 
 # ---------------------------------------------------------------------------------------- figures
 IMAGES, X = RNG.integers(0, 256, (39, 28, 28), np.uint8), np.linspace(1, 2, 9)
-X_ROW, SHIFTS = RNG.normal(size=784), RNG.normal(size=(2, 28, 28))
+X_ROW = RNG.normal(size=784)
 LINES = {"a": (X, X), "b": (X, X**2), "gone": (X, X * np.nan)}
 VALUES, FACTORS = [None, [3.4951, -0.03], 1.9], [np.array([[2, 0]]), np.array([[0.5], [-0.1]])]
 PATHS = [["w", "z^{(1)}", "L"], VALUES, [0.7, np.array([[0.5, -0.1]]), 1], FACTORS, "Paths"]
@@ -128,17 +128,6 @@ def test_a_derivative_and_a_number_stand_in_a_graph_of_paths(monkeypatch):
     helpers.plot_graph(*PATHS)
     said = [text.get_text() for text in show.mock_calls[0].args[0].axes[0].texts]
     assert said.count("−0.1") == 2 and "$w$" in said and "$z^{(1)}_2$\n−0.03" in said
-
-
-def test_arrows_lead_as_far_down_and_to_the_right_as_the_shifts_say(monkeypatch):
-    monkeypatch.setattr(helpers, "show", show := Mock())
-    helpers.plot_images(IMAGES[:2], "ab", "Moved", shifts=[SHIFTS])
-    first, second = show.mock_calls[0].args[0].axes
-    (arrows,) = first.collections
-    down, right = SHIFTS[:, 1::3, 1::3]
-    assert np.array_equal(arrows.U, right.ravel()) and np.array_equal(arrows.V, down.ravel())
-    assert (arrows.scale, arrows.angles, arrows.scale_units) == (1, "xy", "xy")
-    assert np.array_equal(arrows.XY[:2], [[1, 1], [4, 1]]) and not second.collections
 
 
 # ------------------------------------------------------------------------------ watching a training
