@@ -418,7 +418,7 @@ ANSWERS = {  # exercise: its parts and what is right; a pair stands for all numb
     8: {"gaps": [2, 3, 1]},
     9: {"velocities": [-0.1, -0.19, -0.271], "limit": -1},
     10: {"dz": 4 * [[-0.076172, -0.011719, 0.087891]]},
-    11: {"lines": [2, 4, 6], "uncaught": 2},
+    11: {"lines": [3, 4, 6], "uncaught": 3},
     12: {"a": [[2.5, 0], [-0.0375, 5]], "dz": [[1.25, 0], [0.0375, 5]]},
     13: {"parameters": (1, 99_999), "accuracy": (0.965, 1)},
     14: {"gradient's error": (0, 1e-5), "accuracy": (0.9, 1)},

@@ -1,7 +1,7 @@
 """How fast is the walkthrough, how far does its long run get, and what does each part of it bring?
 
 python tests/benchmark.py speed                 an epoch and Run All, on an idle machine: seven minutes
-python tests/benchmark.py first 0 1 2           Part I with other choices: six minutes a seed
+python tests/benchmark.py first 0 1 2           Part I with other choices: four minutes a seed
 python tests/benchmark.py seeds 0 1 2 3 4       the long run of section 11: three minutes a seed
 python tests/benchmark.py ladder 0 1 2 3 4      its rungs, half as long: seven minutes a seed
 python tests/benchmark.py tune 0 1 2 3 4        its rungs at three rates each: 20 minutes a seed
@@ -29,7 +29,6 @@ FIRST = {
     "Part I": {},
     "without decay": {"decay": 0},
     "at 0.1": {"rate": 0.1},
-    "weights × √2": {"factor": np.sqrt(2)},
 }
 # From the third on, each adds one thing to the one above; `tune` tries half and twice their rates.
 RUNGS = {

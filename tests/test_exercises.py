@@ -99,7 +99,7 @@ MISTAKES = [  # exercise, a piece of its solution, a mistake to put there, and w
     (12, " * leaky_relu_grad(z)", "", "dz: nearly: the slope at z is left out"),
     (12, "da * mask", "da", "dz: nearly: the mask is left out"),
     (13, "120", "130", "parameters: not yet: found 103360"),
-    (14, "/ len(y)", "", "gradient's error: nearly: divide by B, which is 20 here"),
+    (14, "dz = cross", "dz = 20 * cross", "gradient's error: nearly: divide by B, which is 20 here"),
     (14, "W -= lr * dW", "W = W - lr * dW", "it learns nothing: check first weights, sign"),
 ]  # fmt: skip
 
@@ -120,7 +120,7 @@ P, DZ = [0.125, 0.25, 0.625], [-0.875, 0.25, 0.625]
 EIGHTHS = [Fraction(n, 8) for n in (1, 2, 5)]
 FORMS = [(1, (P, DZ)), (1, [P, DZ]), (1, np.array([P, DZ])), (1, (EIGHTHS, torch.tensor(DZ)))]
 FORMS += [(3, (Fraction(1, 4), np.float32(2.485))), (6, np.array(2)), (8, (2, 3, 1))]
-FORMS += [(11, ((2, 4, 6), 2.0)), (11, (np.array([2, 4, 6]), 2))]
+FORMS += [(11, ((3, 4, 6), 3.0)), (11, (np.array([3, 4, 6]), 3))]
 
 
 @pytest.mark.parametrize(("number", "right"), FORMS)

@@ -208,7 +208,7 @@ def test_what_is_float32_stays_float32(nb):
     for alpha in (nb.ALPHA, 0, 1):
         logits, (A, Z) = nb.forward(params, x, alpha)
         grads = nb.backward(params, (A, Z), y, alpha)
-        arrays = [x, nb.distort(x, rng), *flat(params), *A, *Z, *flat(grads)]
+        arrays = [x, nb.distort(x, rng, 1.2), *flat(params), *A, *Z, *flat(grads)]
         arrays += [nb.softmax(logits), nb.cross_entropy(logits, y)]
         assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
 
@@ -321,8 +321,11 @@ def test_distorted_images_agree_with_those_that_scipy_looks_up(nb):
     places = np.indices((28, 28))
     for seed in (1, 2):
         ours, rng = nb.distort(x, np.random.default_rng(seed), 3), np.random.default_rng(seed)
-        points = [rng.normal(0, 3) + rng.normal(0, 3, (5, 5)) for _ in range(2)]  # 7 pixels apart
-        shifts = [ndimage.map_coordinates(array, places / 7, order=1) for array in points]
+        lines = [  # through three points, 14 pixels apart
+            ndimage.map_coordinates(rng.normal(0, 3, 3), [np.arange(28) / 14], order=1)
+            for _ in range(4)
+        ]
+        shifts = [np.add.outer(*lines[:2]), np.add.outer(*lines[2:])]
         for new, image in zip(ours, x.reshape(-1, 28, 28)):
             theirs = ndimage.map_coordinates(image, places + shifts, order=0, mode="nearest")
             assert np.mean(new == theirs.ravel()) > 0.999  # halves may be rounded otherwise
