@@ -41,6 +41,19 @@ assert first > 97.6 and long > 99.3, f"test accuracies {first} and {long} %"
 best = set(" ".join(re.findall(r"at rates \[(.*)\]", printed)).split())
 assert best and not best & {"0.003", "1.", "1"}, f"a best rate is at an edge of those tried: {best}"
 
+# What the text says of random outcomes, and what must have been printed.
+SAID = {
+    "13 sevens taken for a 9": r"digit 7:.* 13\n",
+    "E, which D hides, is right, and A, the fastest, is wrong": r"A no 1/B.*\n.*D mean db(?s:.*)E no mist",
+    "near $\\\\ln10$": r"E no mistake +2\.[34] ",
+    "$0.485-0.341=0.144$": r"no activation function gaps \[0\.144",
+    "By chance `z` triples": r"× 1 .*z \[0\.79 .*2\.47\]",
+    "183 lies far outside": r"183 by this one",
+}
+for said, shown in SAID.items():
+    assert said in text, f"no longer said, so check something else: {said}"
+    assert re.search(shown, printed), f"said, but not printed: {said}"
+
 picture = base64.b64encode(Path(".github/predictions.png").read_bytes()).decode()
 assert picture in text, "the README's picture is not one of the notebook's"
 readme = Path("README.md").read_text(encoding="utf-8")

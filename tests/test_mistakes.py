@@ -16,6 +16,7 @@ SOFTMAX = t.test_softmax_and_loss_are_right_and_finite_for_small_and_huge_logits
 PYTORCH = t.test_logits_loss_and_gradients_agree_with_pytorch
 DIFFERENCES = t.test_gradients_agree_with_central_differences_in_every_entry
 CHECK = t.test_the_notebooks_check_finds_a_mistake_in_half_of_any_array_and_nowhere_else
+ON_PURPOSE = t.test_mistakes_on_purpose_spoil_what_they_should_and_nothing_else
 BATCHES = t.test_mini_batches_hold_every_number_once_in_an_order_that_follows_from_the_seed
 FIRST = t.test_first_weights_have_the_bounds_and_the_variance_of_their_formula
 TRAINING = t.test_200_steps_of_training_agree_with_pytorch_and_change_the_arrays_themselves
@@ -63,6 +64,9 @@ MISTAKES = [
     (CHECK, "biases left out", "[(W, dW), (b, db)]", "[(W, dW), (W, dW)]"),
     (CHECK, "error not relative", " / np.abs(numerical).max()", ""),
 
+    (ON_PURPOSE, "no mistake made", "mistake == 'mean db'", "mistake == 'no db'"),
+    (ON_PURPOSE, "trained without the mistake", "y[batch], mistake), 0.01", "y[batch], ''), 0.01"),
+
     (FIRST, "3 for 6", "np.sqrt(6 /", "np.sqrt(3 /"),
     (FIRST, "magnitudes of the weights", "[rms(db) for", "[rms(dW) for"),
     (FIRST, "RMS without its root", "np.sqrt(np.mean(array ** 2))", "np.mean(array ** 2)"),
@@ -87,7 +91,8 @@ MISTAKES = [
     (EVALUATION, "alpha lost in the test", "predict(params, images, alpha)", "predict(params, images)"),
     (FIRST, "alpha lost backward", "(A, Z), y, alpha)", "(A, Z), y)"),
     (SWEEP, "alpha not passed on", "batch_size, lr, rng, alpha)", "batch_size, lr, rng)"),
-    (SWEEP, "warnings", "np.errstate(all='ignore')", "np.errstate()"),
+    (SWEEP, "warnings", "np.errstate(all='ignore'):\n                for epoch in range(10)",
+     "np.errstate():\n                for epoch in range(10)"),
     (SWEEP, "factor not passed on", "init_params(sizes, rng, factor)", "init_params(sizes, rng)"),
     (SWEEP, "nan", "loss if loss < 10 else 10", "10 if loss > 10 else loss"),
     (LOOPS, "long: rate one epoch ahead", "epoch / LONG_EPOCHS", "(epoch + 1) / LONG_EPOCHS"),

@@ -63,7 +63,13 @@ def relative_error(ours, theirs):
 
 def test_settings_are_those_asked_for(nb):
     assert (nb.SIZES, nb.ALPHA) == (SIZES, ALPHA)
-    assert nb.sweep.__defaults__ == (nb.HALF, ALPHA, 1, 60, 0)
+    assert nb.sweep.__defaults__ == ([784, 250, 150, 50, 10], ALPHA, 1, 60, 0)
+    assert (nb.RATES, nb.SEEDS) == ((0.003, 0.01, 0.03, 0.1, 0.3, 1), (0, 1, 2))
+    assert (nb.LONG_EPOCHS, nb.LONG_BATCH, nb.long_epoch.__defaults__) == (
+        80,
+        100,
+        (0.4, 1.2, 1, 0.1),
+    )
     assert (nb.EPOCHS, nb.BATCH_SIZE, nb.LEARNING_RATE, nb.DECAY) == (30, 60, 0.01, 0.005)
 
 
@@ -140,6 +146,27 @@ def test_the_notebooks_check_finds_a_mistake_in_half_of_any_array_and_nowhere_el
     nothing = [(0 * W, 0 * b) for W, b in params]
     errors = nb.gradient_errors(params, nothing, x, y, np.random.default_rng(0))
     assert errors == pytest.approx(2 * len(params) * [1])
+
+
+def test_mistakes_on_purpose_spoil_what_they_should_and_nothing_else(nb):
+    params, x, y = problem((12, 8, 6, 10), 60)
+    cache = nb.forward(params, x)[1]
+    right, no_slope = nb.backward(params, cache, y), nb.backward(params, cache, y, 1)
+    expected = {
+        "no mistake": right,
+        "no slope": no_slope,
+        "no 1/B": [(60 * dW, 60 * db) for dW, db in right],
+        "mean db": [(dW, db / 60) for dW, db in right],
+        "no dW1": [(0 * right[0][0], right[0][1]), *right[1:]],
+    }
+    assert relative_error(no_slope[0][0], right[0][0]) > 0.1
+    for mistake, grads in expected.items():
+        found = nb.wrong_backward(params, cache, y, mistake)
+        assert all(map(np.allclose, flat(found), flat(grads))), mistake
+        net, losses = nb.train_copy(params, x, y, 1, mistake)  # a single step
+        assert losses == [pytest.approx(nb.evaluate(params, x, y)[0], rel=1e-5)]
+        for after, before, grad in zip(flat(net), flat(params), flat(grads), strict=True):
+            assert np.allclose(after, before - 0.01 * grad, atol=1e-6), mistake
 
 
 def test_mini_batches_hold_every_number_once_in_an_order_that_follows_from_the_seed(nb):
