@@ -106,7 +106,8 @@ MISTAKES = [
      "of_row.reshape(28, 1)"),
     (DISTORTED, "another last place", "(0, 14, 28)", "(0, 14, 27)"),
     (EVALUATION, "no image twice", "rng.integers(n, size=n)", "rng.permutation(n)"),
-    (EVALUATION, "median for a limit", "counts[974]", "counts[499]"),
+    (EVALUATION, "limits of 90 of 100", "counts[974] / n:.2%} to {1 - counts[25]",
+     "counts[949] / n:.2%} to {1 - counts[50]"),
 ]
 # fmt: on
 
