@@ -196,19 +196,18 @@ def plot_predictions(images, probabilities, labels, title: str, columns: int = 5
     show(figure, title, f"{title}. The network's answers: {'; '.join(told)}.")
 
 
-def plot_dots(rows: dict, title: str, xlabel: str, limit: float, marked: Sequence) -> None:
-    """Draw a row of dots for each name, orange where marked, and a band from -limit to limit."""
+def plot_dots(rows: dict, title: str, xlabel: str, marked: Sequence) -> None:
+    """Draw a row of dots for each name, orange where marked, and a line at zero."""
     figure = Figure(figsize=(9, 0.4 * len(rows) + 1.4), layout="constrained")
-    axes = figure.add_subplot(xlabel=xlabel, ylim=(len(rows) - 0.5, -1.2))
+    axes = figure.add_subplot(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
     for y, (name, values) in enumerate(rows.items()):
         colour = VALIDATION if name in marked else NEUTRAL
         axes.plot(values, len(values) * [y], "o", color=colour, alpha=0.6)
-    axes.axvspan(-limit, limit, color="0.9")
-    axes.text(limit, -0.8, f" limit {_number(limit)}")
+    axes.axvline(0, color="0.5", zorder=0)
     axes.set_yticks(range(len(rows)), rows)
     axes.grid(axis="y", color="0.9")
     told = [f"{name} {', '.join(map(_number, values))}" for name, values in rows.items()]
-    show(figure, title, f"{title}. {xlabel}; limit {_number(limit)}; {'; '.join(told)}.")
+    show(figure, title, f"{title}. {xlabel}: {'; '.join(told)}.")
 
 
 # ----------------------------------------------------------------------------- watching a training

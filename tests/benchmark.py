@@ -35,8 +35,8 @@ RUNGS = {
     "plain at 0.1": {"rate": 0.1, "pixels": 0, "fall": 0, "shrink": 0},
     "plain": {"rate": 0.0125, "pixels": 0, "fall": 0, "shrink": 0},
     "+ distortions": {"rate": 0.1, "fall": 0, "shrink": 0},
-    "+ falling rate": {"rate": 0.4, "shrink": 0},
-    "+ weight decay": {"rate": 0.4},
+    "+ falling rate": {"rate": 0.35, "shrink": 0},
+    "+ weight decay": {"rate": 0.35},
 }
 
 

@@ -91,8 +91,8 @@ MISTAKES = [
     (EVALUATION, "alpha lost in the test", "predict(params, images, alpha)", "predict(params, images)"),
     (FIRST, "alpha lost backward", "(A, Z), y, alpha)", "(A, Z), y)"),
     (SWEEP, "alpha not passed on", "batch_size, lr, rng, alpha)", "batch_size, lr, rng)"),
-    (SWEEP, "warnings", "np.errstate(all='ignore'):\n                for epoch in range(10)",
-     "np.errstate():\n                for epoch in range(10)"),
+    (SWEEP, "warnings", "np.errstate(all='ignore'):\n                for epoch in range(8)",
+     "np.errstate():\n                for epoch in range(8)"),
     (SWEEP, "factor not passed on", "init_params(sizes, rng, factor)", "init_params(sizes, rng)"),
     (SWEEP, "nan", "loss if loss < 10 else 10", "10 if loss > 10 else loss"),
     (LOOPS, "long: rate one epoch ahead", "epoch / LONG_EPOCHS", "(epoch + 1) / LONG_EPOCHS"),
@@ -102,12 +102,11 @@ MISTAKES = [
     (LONG, "no weight decay", "W *= 1 - shrink * lr", "pass"),
     (DISTORTED, "rows and columns swapped", "[:, row, column]", "[:, column, row]"),
     (DISTORTED, "rounded down", "np.rint(ROW", "np.floor(ROW"),
-    (DISTORTED, "all of a row shifted alike", "of_row.reshape(28, 1) + of_column",
-     "of_row.reshape(28, 1)"),
-    (DISTORTED, "another last place", "(0, 14, 28)", "(0, 14, 27)"),
+    (DISTORTED, "all of a row shifted alike", " + q * BY_COLUMN", ""),
+    (DISTORTED, "moved up", "ROW - down", "ROW + down"),
     (EVALUATION, "no image twice", "rng.integers(n, size=n)", "rng.permutation(n)"),
-    (EVALUATION, "limits of 90 of 100", "counts[974] / n:.2%} to {1 - counts[25]",
-     "counts[949] / n:.2%} to {1 - counts[50]"),
+    (EVALUATION, "limits of 90 of 100", "{samples[25]:.2%} to {samples[974]",
+     "{samples[50]:.2%} to {samples[949]"),
 ]
 # fmt: on
 

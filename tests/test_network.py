@@ -63,10 +63,10 @@ def relative_error(ours, theirs):
 
 def test_settings_are_those_asked_for(nb):
     assert (nb.SIZES, nb.ALPHA) == (SIZES, ALPHA)
-    assert nb.sweep.__defaults__ == ([784, 250, 150, 50, 10], ALPHA, 1, 60, 0)
-    assert (nb.RATES, nb.SEEDS) == ((0.003, 0.01, 0.03, 0.1, 0.3, 1), (0, 1, 2))
+    assert nb.sweep.__defaults__ == ([784, 250, 150, 50, 10], ALPHA, 1, 60)
+    assert (nb.RATES, nb.SEEDS) == ((0.003, 0.01, 0.03, 0.1, 0.3, 1), (0, 1, 2, 3, 4, 5))
     assert (nb.LONG_EPOCHS, nb.LONG_BATCH) == (80, 100)
-    assert nb.long_epoch.__defaults__ == (0.4, 1.2, 1, 0.1)
+    assert nb.long_epoch.__defaults__ == (0.35, 1.2, 1, 0.1)
     assert (nb.EPOCHS, nb.BATCH_SIZE, nb.LEARNING_RATE, nb.DECAY) == (30, 60, 0.01, 0.005)
 
 
@@ -270,8 +270,8 @@ def test_the_loops_of_sections_7_and_11_train_then_measure_at_the_rates_of_their
         assert call.args[0] is after.params and call.args[1] is after.x_train
         assert call.args[2] is after.y_train and call.args[3:5] == (50, pytest.approx(rate))
     assert (after.curves.training, after.curves.validation) == (3 * [(250, 250)], 3 * [(350, 350)])
-    for trained, first in zip(flat(after.params), flat(after.untrained), strict=True):
-        assert np.array_equal(trained, first) and trained is not first
+    first = nb.init_params(after.SIZES, np.random.default_rng(nb.SEED))
+    assert all(map(np.array_equal, flat(after.params), flat(first)))
     calls, after = run_loop(nb, 2, LONG_EPOCHS=10)
     epoch, curves = 3 * ["distort"] + ["train_epoch"], after.long_curves
     assert [c[0] for c in calls.mock_calls] == 8 * epoch + 2 * ["evaluate"] + 2 * epoch
@@ -280,7 +280,7 @@ def test_the_loops_of_sections_7_and_11_train_then_measure_at_the_rates_of_their
     for i, call in enumerate(calls.train_epoch.call_args_list):
         assert call.args[0] is after.long_params and call.args[2] is after.y_train
         assert np.array_equal(call.args[1], -after.x_train)
-        assert call.args[3:5] == (nb.LONG_BATCH, pytest.approx(0.4 * (1 - i / 10)))
+        assert call.args[3:5] == (nb.LONG_BATCH, pytest.approx(0.35 * (1 - i / 10)))
         assert not call.kwargs
 
 
@@ -328,15 +328,14 @@ def test_a_sweep_trains_and_measures_at_each_rate_with_each_seed(nb):
     sizes, alpha, factor, batch_size = (6, 5, 10), 0.25, 2, 50
     with mock.patch.dict(vars(nb), names):
         losses = nb.sweep(sizes, alpha, factor, batch_size)
-        again = nb.sweep(sizes, alpha, factor, batch_size, again=1)
     assert (losses[1:] == 10).all()  # steps were too long
     for seed, loss in enumerate(losses[0]):
-        chosen = np.random.default_rng([seed, 100]).permutation(1100)[:1000]
-        rng = np.random.default_rng([seed, 101, 0])
+        rng = np.random.default_rng([seed, 10])
+        chosen = rng.permutation(1100)[:1000]
         net = nb.init_params(sizes, rng, factor)
-        for _ in range(10):
+        for _ in range(8):
             nb.train_epoch(net, x[chosen], y[chosen], batch_size, 0.02, rng, alpha)
-        assert nb.evaluate(net, x[:1000], y[:1000], alpha)[0] == loss != again[0, seed]
+        assert nb.evaluate(net, x[:1000], y[:1000], alpha)[0] == loss
 
 
 def test_distorted_images_agree_with_those_that_scipy_looks_up(nb):
@@ -345,11 +344,8 @@ def test_distorted_images_agree_with_those_that_scipy_looks_up(nb):
     places = np.indices((28, 28))
     for seed in (1, 2):
         ours, rng = nb.distort(x, np.random.default_rng(seed), 3), np.random.default_rng(seed)
-        lines = [  # through three points, 14 pixels apart
-            ndimage.map_coordinates(rng.normal(0, 3, 3), [np.arange(28) / 14], order=1)
-            for _ in range(4)
-        ]
-        shifts = [np.add.outer(*lines[:2]), np.add.outer(*lines[2:])]
+        from_middle = [np.ones((28, 28)), *(places / 13.5 - 1)]
+        shifts = np.tensordot(rng.normal(0, 3, (2, 3)), from_middle, axes=1)  # down, right
         for new, image in zip(ours, x.reshape(-1, 28, 28)):
-            theirs = ndimage.map_coordinates(image, places + shifts, order=0, mode="nearest")
+            theirs = ndimage.map_coordinates(image, places - shifts, order=0, mode="nearest")
             assert np.mean(new == theirs.ravel()) > 0.999  # halves may be rounded otherwise
