@@ -79,7 +79,7 @@ GOOD = [  # function, arguments, and what the text has to tell
     ("lines", [LINES, "Lines", "x", "y", "xy"], "b: 1 at 1 to 4 at 2; gone: nan at 1"),
     ("graph", PATHS, "_1 = 3.495, derivative 0.5; z^{(1)}_2 = −0.03, derivative −0.1; L = 1.9"),
     ("predictions", DIGITS, "8 (100%), is 5 (0%)"),
-    ("dots", [GAPS, "Dots", "gap", 0.05, ["far"]], "limit 0.05; ReLU 0.1, −0.02; far 3, 2."),
+    ("dots", [GAPS, "Dots", "gap", ["far"]], "gap: ReLU 0.1, −0.02; far 3, 2."),
 ]
 
 

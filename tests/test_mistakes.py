@@ -102,7 +102,7 @@ MISTAKES = [
     (LONG, "no weight decay", "W *= 1 - shrink * lr", "pass"),
     (DISTORTED, "rows and columns swapped", "[:, row, column]", "[:, column, row]"),
     (DISTORTED, "rounded down", "np.rint(ROW", "np.floor(ROW"),
-    (DISTORTED, "all of a row shifted alike", " + q * BY_COLUMN", ""),
+    (DISTORTED, "all of a row shifted alike", " + c * BY_COLUMN", ""),
     (DISTORTED, "moved up", "ROW - down", "ROW + down"),
     (EVALUATION, "no image twice", "rng.integers(n, size=n)", "rng.permutation(n)"),
     (EVALUATION, "limits of 90 of 100", "{samples[25]:.2%} to {samples[974]",
