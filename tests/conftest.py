@@ -40,11 +40,13 @@ def cell(text):
 
 
 def definitions(piece="", replacement=""):
-    """The cells tagged `definitions`, executed, as a module; `loops` has those that train openly.
+    """The cells tagged `definitions`, executed, as a module; `loops` has those that train openly,
+    and at last the one that splits the images.
 
     A piece that stands there exactly once, as ast.unparse writes it, is replaced: a mistake.
     """
-    loops = [cell(f"live_curves({epochs})") for epochs in ("20", "EPOCHS", "LONG_EPOCHS")]
+    texts = "live_curves(20)", "live_curves(EPOCHS)", "live_curves(LONG_EPOCHS)", "y_train, y_val ="
+    loops = map(cell, texts)
     parts = [ast.unparse(ast.parse(s)) for s in ("\n".join(sources("definitions")), *loops)]
     assert not piece or sum(part.count(piece) for part in parts) == 1, f"not once: {piece}"
     code, *loops = (part.replace(piece, replacement) if piece else part for part in parts)

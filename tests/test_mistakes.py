@@ -17,6 +17,7 @@ PYTORCH = t.test_logits_loss_and_gradients_agree_with_pytorch
 DIFFERENCES = t.test_gradients_agree_with_central_differences_in_every_entry
 CHECK = t.test_the_notebooks_check_finds_a_mistake_in_half_of_any_array_and_nowhere_else
 ON_PURPOSE = t.test_mistakes_on_purpose_spoil_what_they_should_and_nothing_else
+SPLIT = t.test_training_and_validation_images_are_all_different_and_keep_their_labels
 BATCHES = t.test_mini_batches_hold_every_number_once_in_an_order_that_follows_from_the_seed
 FIRST = t.test_first_weights_have_the_bounds_and_the_variance_of_their_formula
 TRAINING = t.test_200_steps_of_training_agree_with_pytorch_and_change_the_arrays_themselves
@@ -40,16 +41,17 @@ MISTAKES = [
     (DIFFERENCES, "true score added", "- z[np.arange", "+ z[np.arange"),
     (EVALUATION, "mean of the answers", "(z.argmax(axis=1) == y).mean()",
      "z.argmax(axis=1).mean()"),
+    (SPLIT, "validated on training images", "order[50000:]", "order[:10000]"),
     (BATCHES, "not shuffled", "rng.permutation(n)", "np.arange(n)"),
 
     (LEAKY, "the smaller one", "np.maximum(z, alpha * z)", "np.minimum(z, alpha * z)"),
     (LEAKY, "slope 1 at zero", "np.maximum(z > 0", "np.maximum(z >= 0"),
     (PYTORCH, "biases not added", "A[-1] @ W + b", "A[-1] @ W"),
     (PYTORCH, "no activation function", "A.append(leaky_relu(Z[-1], alpha))", "A.append(Z[-1])"),
-    (PYTORCH, "alpha lost on the way back", "Z[layer], alpha)", "Z[layer])"),
-    (PYTORCH, "slope left out", "da * leaky_relu_grad(Z[layer], alpha)", "da"),
-    (PYTORCH, "weights not transposed", "params[layer][0].T", "params[layer][0]"),
-    (PYTORCH, "inputs not transposed", "A[layer].T @ dz", "A[layer] @ dz"),
+    (PYTORCH, "alpha lost on the way back", "leaky_relu_grad(z, alpha)", "leaky_relu_grad(z)"),
+    (PYTORCH, "slope left out", "da * leaky_relu_grad(z, alpha)", "da"),
+    (PYTORCH, "weights not transposed", "dz @ W.T", "dz @ W"),
+    (PYTORCH, "inputs not transposed", "(a.T @ dz, dz.sum", "(a @ dz, dz.sum"),
     (PYTORCH, "labels of other images", "cross_entropy_grad(Z[-1], y)",
      "cross_entropy_grad(Z[-1], y[::-1])"),
     (PYTORCH, "not divided by B", "return dz / len(y)", "return dz"),

@@ -166,6 +166,17 @@ def test_mistakes_on_purpose_spoil_what_they_should_and_nothing_else(nb):
             assert np.allclose(after, before - 0.01 * grad, atol=1e-6), mistake
 
 
+def test_training_and_validation_images_are_all_different_and_keep_their_labels(nb):
+    numbers = np.arange(60_000)
+    with mock.patch.dict(vars(nb), images=numbers.reshape(-1, 1, 1), labels=numbers % 10):
+        exec(nb.loops[3], vars(nb))  # noqa: S102, our own source
+        parts = [(nb.x_train, nb.y_train), (nb.x_val, nb.y_val)]
+    found = [np.rint(x[:, 0] * nb.PIXEL_STD + nb.PIXEL_MEAN).astype(int) for x, _ in parts]
+    assert [len(part) for part in found] == [50_000, 10_000]
+    assert np.array_equal(np.sort(np.concatenate(found)), numbers)
+    assert all(np.array_equal(part % 10, y) for part, (_, y) in zip(found, parts))
+
+
 def test_mini_batches_hold_every_number_once_in_an_order_that_follows_from_the_seed(nb):
     for n, batch_size in [(580, 60), (60, 60), (61, 60), (7, 20), (50, 1)]:
         batches = list(nb.mini_batches(n, batch_size, np.random.default_rng(0)))
