@@ -34,8 +34,8 @@ FIRST = {
 RUNGS = {
     "plain at 0.1": {"rate": 0.1, "pixels": 0, "fall": 0, "shrink": 0},
     "plain": {"rate": 0.0125, "pixels": 0, "fall": 0, "shrink": 0},
-    "+ distortions": {"rate": 0.1, "fall": 0, "shrink": 0},
-    "+ falling rate": {"rate": 0.35, "shrink": 0},
+    "+ distortions": {"rate": 0.2, "fall": 0, "shrink": 0},
+    "+ falling rate": {"rate": 0.175, "shrink": 0},
     "+ weight decay": {"rate": 0.35},
 }
 
