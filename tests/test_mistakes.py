@@ -95,6 +95,8 @@ MISTAKES = [
     (SWEEP, "alpha not passed on", "batch_size, lr, rng, alpha)", "batch_size, lr, rng)"),
     (SWEEP, "warnings", "np.errstate(all='ignore'):\n                for epoch in range(8)",
      "np.errstate():\n                for epoch in range(8)"),
+    (SWEEP, "validated on training images", "evaluate(net, x_val[:1000], y_val[:1000]",
+     "evaluate(net, x_train[:1000], y_train[:1000]"),
     (SWEEP, "factor not passed on", "init_params(sizes, rng, factor)", "init_params(sizes, rng)"),
     (SWEEP, "nan", "loss if loss < 10 else 10", "10 if loss > 10 else loss"),
     (LOOPS, "long: rate one epoch ahead", "epoch / LONG_EPOCHS", "(epoch + 1) / LONG_EPOCHS"),
