@@ -40,19 +40,19 @@ def cell(text):
 
 
 def definitions(piece="", replacement=""):
-    """The cells tagged `definitions`, executed, as a module; `loops` has those that train openly,
+    """The cells tagged `definitions`, executed, as a module; `cells` has those that train openly,
     and at last the one that splits the images.
 
     A piece that stands there exactly once, as ast.unparse writes it, is replaced: a mistake.
     """
     texts = "live_curves(20)", "live_curves(EPOCHS)", "live_curves(LONG_EPOCHS)", "y_train, y_val ="
-    loops = map(cell, texts)
-    parts = [ast.unparse(ast.parse(s)) for s in ("\n".join(sources("definitions")), *loops)]
+    parts = ["\n".join(sources("definitions")), *map(cell, texts)]
+    parts = [ast.unparse(ast.parse(part)) for part in parts]
     assert not piece or sum(part.count(piece) for part in parts) == 1, f"not once: {piece}"
-    code, *loops = (part.replace(piece, replacement) if piece else part for part in parts)
+    code, *cells = (part.replace(piece, replacement) if piece else part for part in parts)
     module = ModuleType(NOTEBOOK.stem)
     exec(compile(code, NOTEBOOK.name, "exec"), vars(module))  # noqa: S102, our own source
-    module.loops = loops
+    module.cells = cells
     return module
 
 

@@ -17,6 +17,7 @@ PYTORCH = t.test_logits_loss_and_gradients_agree_with_pytorch
 DIFFERENCES = t.test_gradients_agree_with_central_differences_in_every_entry
 CHECK = t.test_the_notebooks_check_finds_a_mistake_in_half_of_any_array_and_nowhere_else
 ON_PURPOSE = t.test_mistakes_on_purpose_spoil_what_they_should_and_nothing_else
+NEAREST = t.test_the_nearest_mean_is_that_of_scipys_distances
 SPLIT = t.test_training_and_validation_images_are_all_different_and_keep_their_labels
 BATCHES = t.test_mini_batches_hold_every_number_once_in_an_order_that_follows_from_the_seed
 FIRST = t.test_first_weights_have_the_bounds_and_the_variance_of_their_formula
@@ -42,6 +43,7 @@ MISTAKES = [
     (EVALUATION, "mean of the answers", "(z.argmax(axis=1) == y).mean()",
      "z.argmax(axis=1).mean()"),
     (SPLIT, "validated on training images", "order[50000:]", "order[:10000]"),
+    (NEAREST, "sums of differences", "((x - mean) ** 2).sum", "(x - mean).sum"),
     (BATCHES, "not shuffled", "rng.permutation(n)", "np.arange(n)"),
 
     (LEAKY, "the smaller one", "np.maximum(z, alpha * z)", "np.minimum(z, alpha * z)"),

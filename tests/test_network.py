@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 from torch.nn.functional import cross_entropy
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -169,12 +170,18 @@ def test_mistakes_on_purpose_spoil_what_they_should_and_nothing_else(nb):
 def test_training_and_validation_images_are_all_different_and_keep_their_labels(nb):
     numbers = np.arange(60_000)
     with mock.patch.dict(vars(nb), images=numbers.reshape(-1, 1, 1), labels=numbers % 10):
-        exec(nb.loops[3], vars(nb))  # noqa: S102, our own source
+        exec(nb.cells[3], vars(nb))  # noqa: S102, our own source
         parts = [(nb.x_train, nb.y_train), (nb.x_val, nb.y_val)]
     found = [np.rint(x[:, 0] * nb.PIXEL_STD + nb.PIXEL_MEAN).astype(int) for x, _ in parts]
     assert [len(part) for part in found] == [50_000, 10_000]
     assert np.array_equal(np.sort(np.concatenate(found)), numbers)
     assert all(np.array_equal(part % 10, y) for part, (_, y) in zip(found, parts))
+
+
+def test_the_nearest_mean_is_that_of_scipys_distances(nb):
+    rng = np.random.default_rng(0)
+    means, x = rng.normal(size=(10, 7)), rng.normal(size=(50, 7))
+    assert np.array_equal(nb.nearest_mean(means, x), cdist(x, means).argmin(axis=1))
 
 
 def test_mini_batches_hold_every_number_once_in_an_order_that_follows_from_the_seed(nb):
@@ -257,7 +264,7 @@ def run_loop(nb, number, **names):
     calls.distort.side_effect = lambda x, *rest: -x
     names |= {name: getattr(calls, name) for name in ("train_epoch", "evaluate", "distort")}
     with mock.patch.dict(vars(nb), names):
-        exec(nb.loops[number], vars(nb))  # noqa: S102, our own source
+        exec(nb.cells[number], vars(nb))  # noqa: S102, our own source
         return calls, SimpleNamespace(**vars(nb))
 
 
